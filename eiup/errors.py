@@ -1,0 +1,38 @@
+"""The errors that reach a user."""
+
+from __future__ import annotations
+
+
+class EiupError(Exception):
+    """An error whose message tells the user what to do.
+
+    ``status_code`` and ``detail`` are what the webui's API turns into the HTTP answer.
+    """
+
+    def __init__(self, message: str, status_code: int):
+        super().__init__(message)
+        self.status_code = status_code
+        self.detail = message
+
+
+class RequestError(EiupError):
+    """A field of a request is wrong: names the field, its value, and what is allowed."""
+
+    def __init__(self, field: str, value: object, allowed: str, advice: str = ""):
+        self.field, self.value, self.allowed = field, value, allowed
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = f"{shown[:77]}..."
+        message = f"EIUP: {field} is {shown}; allowed: {allowed}."
+        super().__init__(f"{message} {advice}".strip(), 422)
+
+
+class ErasureError(EiupError):
+    """Erasure was asked for and cannot be carried out; no image may be made."""
+
+    def __init__(self, message: str):
+        super().__init__(f"EIUP: {message}", 500)
+
+
+class UnsupportedModelError(ErasureError):
+    """The model has no text cross-attention that concepts could be erased in."""

@@ -1,0 +1,102 @@
+"""The journal: one JSON object an image, one line each, in a file a day."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .evidence import ImageEvidence
+
+JOURNAL_VERSION = 1
+
+
+def image_record(
+    evidence: ImageEvidence,
+    *,
+    strength: float,
+    window: tuple[float, float],
+    seed: int,
+    checkpoint: str | None,
+    sampling_pass: str,
+    prompt: str | None = None,
+    time: datetime | None = None,
+) -> dict[str, Any]:
+    """The journal's record of one image and sampling pass (``first`` or ``hires``).
+
+    ``checkpoint`` is its short hash; ``prompt`` is recorded only where the operator wants it.
+    """
+    record = {
+        "v": JOURNAL_VERSION,
+        "time": (time or datetime.now(timezone.utc)).isoformat(timespec="milliseconds"),
+        "seed": seed,
+        "checkpoint": checkpoint,
+        "pass": sampling_pass,
+        "strength": strength,
+        "window": list(window),
+        "rows": evidence.rows,
+        "rows_seen": evidence.rows_seen,
+        "progress": [round(value, 4) for value in evidence.progress],
+        "concepts": [
+            {
+                "concept": concept.concept,
+                "weight": concept.weight,
+                "presence": round(concept.presence, 4),
+                "share": round(concept.share, 5),
+                "presence_by_step": [round(value, 4) for value in concept.presence_by_step],
+                "share_by_step": [round(value, 5) for value in concept.share_by_step],
+            }
+            for concept in evidence.concepts
+        ],
+        "eiup": __version__,
+    }
+    if prompt is not None:
+        record["prompt"] = prompt
+    return record
+
+
+class Journal:
+    """Appends records to ``folder/YYYY-MM-DD.jsonl`` (UTC) and reads them back.
+
+    A record is one ``write`` of one line to a file opened for appending, so several processes may share
+    a folder. Where a crash left half a line, the next record starts on a line of its own.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def append(self, record: dict[str, Any]) -> Path:
+        """Write one record; ``record["time"]`` chooses the file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{record['time'][:10]}.jsonl"
+        line = json.dumps(record, ensure_ascii=True, separators=(",", ":"), allow_nan=False) + "\n"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and _last_byte(descriptor, size) != b"\n":
+                line = "\n" + line
+            os.write(descriptor, line.encode("ascii"))
+        finally:
+            os.close(descriptor)
+        return path
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All records, oldest file first; half-written lines are passed over."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with open(path, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    try:
+                        record = json.loads(line)
+                    except ValueError:
+                        continue
+                    if isinstance(record, dict):
+                        yield record
+
+
+def _last_byte(descriptor: int, size: int) -> bytes:
+    os.lseek(descriptor, size - 1, os.SEEK_SET)
+    return os.read(descriptor, 1)

@@ -1,0 +1,173 @@
+"""What a user asks for: one table of fields for UI, API and infotext."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .concepts import Concept, check_concepts, format_concepts, make_concept, parse_concepts
+from .errors import RequestError
+from .schedule import Window
+
+INFOTEXT_KEY = "EIUP"
+INFOTEXT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field: ``minimum`` and ``maximum`` bound numbers."""
+
+    name: str
+    kind: type
+    default: Any
+    label: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @property
+    def allowed(self) -> str:
+        if self.kind is bool:
+            return "true or false"
+        return f"a number from {self.minimum:g} to {self.maximum:g}"
+
+    def check(self, value: Any) -> Any:
+        """``value`` in the field's type. Raises :class:`RequestError`."""
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise RequestError(self.name, value, self.allowed)
+            return value
+        if self.kind is list:
+            return _check_concept_list(value, self.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise RequestError(self.name, value, self.allowed)
+        if not self.minimum <= value <= self.maximum:
+            raise RequestError(self.name, value, self.allowed)
+        return float(value)
+
+
+# The order is the order of the UI's components and of the flat list of API arguments; new fields go
+# at the end.
+FIELDS = (
+    Field("enabled", bool, False, "EIUP", "Erase concepts while images are generated."),
+    Field(
+        "concepts", list, (), "Concepts to erase",
+        "One per line or comma, each with an optional weight: watermark:1.5",
+    ),
+    Field("strength", float, 2.0, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10),
+    Field("start", float, 0.0, "Start", "Sampling progress from which concepts are suppressed.", 0, 1),
+    Field("end", float, 1.0, "End", "Sampling progress up to which concepts are suppressed.", 0, 1),
+)  # fmt: skip
+FIELD = {field.name: field for field in FIELDS}
+
+
+def _check_concept_list(value: Any, name: str) -> tuple[Concept, ...]:
+    if isinstance(value, str):
+        return tuple(parse_concepts(value, name))
+    if not isinstance(value, Sequence):
+        raise RequestError(name, value, "a list of concepts, or text with one concept per line or comma")
+    concepts: list[Concept] = []
+    for index, entry in enumerate(value):
+        where = f"{name}[{index}]"
+        if isinstance(entry, Concept):
+            concepts.append(make_concept(entry.text, entry.weight, where))
+        elif isinstance(entry, str):
+            if not entry.strip():
+                raise RequestError(where, entry, "text that is not empty", "Remove the entry or name a concept.")
+            concepts += parse_concepts(entry, where)
+        elif isinstance(entry, Mapping):
+            unknown = sorted(set(entry) - {"concept", "weight"}, key=str)
+            if unknown:
+                raise RequestError(f"{where}.{unknown[0]}", entry[unknown[0]], "the fields concept and weight")
+            if "concept" not in entry:
+                raise RequestError(where, dict(entry), 'an object with "concept" and, if wanted, "weight"')
+            concepts.append(make_concept(entry["concept"], entry.get("weight", 1.0), where))
+        else:
+            raise RequestError(where, entry, 'a text or {"concept": text, "weight": number}')
+    return tuple(check_concepts(concepts, name))
+
+
+@dataclass(frozen=True)
+class ErasureRequest:
+    """One generation's settings, checked. See :data:`FIELDS`."""
+
+    enabled: bool = FIELD["enabled"].default
+    concepts: tuple[Concept, ...] = FIELD["concepts"].default
+    strength: float = FIELD["strength"].default
+    start: float = FIELD["start"].default
+    end: float = FIELD["end"].default
+
+    def __post_init__(self) -> None:
+        for field in FIELDS:
+            object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
+        if self.start > self.end:
+            raise RequestError("start", self.start, f"at most end, which is {self.end:g}")
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do; where not, nothing is hooked at all."""
+        return self.enabled and bool(self.concepts)
+
+    @property
+    def window(self) -> Window:
+        return Window(self.start, self.end)
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> ErasureRequest:
+        """From named fields, as in the API. Raises :class:`RequestError` for unknown or wrong ones."""
+        for name in values:
+            if name not in FIELD:
+                raise RequestError(str(name), values[name], "the fields " + ", ".join(FIELD))
+        return cls(**values)
+
+    @classmethod
+    def from_args(cls, args: Sequence[Any]) -> ErasureRequest:
+        """From script arguments: one dict of named fields, or values in the order of :data:`FIELDS`.
+
+        The webui fills missing arguments with its components' defaults, so a dict may be followed by
+        values, which do not count.
+        """
+        if args and isinstance(args[0], Mapping):
+            return cls.from_fields({"enabled": True, **args[0]})
+        if len(args) > len(FIELDS):
+            raise RequestError("args", list(args), f"one object, or at most {len(FIELDS)} values")
+        return cls.from_fields(dict(zip(FIELD, args)))
+
+    def to_infotext(self) -> str:
+        """One JSON value; defaults are left out. ``v`` is the format's version."""
+        value: dict[str, Any] = {"v": INFOTEXT_VERSION}
+        value["concepts"] = [
+            c.text if c.weight == 1.0 else {"concept": c.text, "weight": c.weight} for c in self.concepts
+        ]
+        for field in FIELDS:
+            if field.kind is float and getattr(self, field.name) != field.default:
+                value[field.name] = getattr(self, field.name)
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_infotext(cls, text: str) -> ErasureRequest:
+        """Read :meth:`to_infotext` back. Raises :class:`RequestError`."""
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise RequestError(INFOTEXT_KEY, text, "the JSON object that EIUP writes into infotext")
+        version = value.pop("v", None)
+        if version != INFOTEXT_VERSION:
+            raise RequestError(
+                f"{INFOTEXT_KEY} v", version, f"version {INFOTEXT_VERSION}", "Update the extension."
+            )
+        if isinstance(value.get("concepts"), list):
+            # Texts are literal here, whatever characters they hold.
+            value["concepts"] = [{"concept": c} if isinstance(c, str) else c for c in value["concepts"]]
+        return cls.from_fields({"enabled": True, **value})
+
+    def to_fields(self) -> dict[str, Any]:
+        """Values for the UI's components, by field name."""
+        values = {field.name: getattr(self, field.name) for field in FIELDS}
+        values["concepts"] = format_concepts(self.concepts)
+        return values
