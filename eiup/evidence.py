@@ -51,21 +51,21 @@ class Recorder:
 
     def __init__(self, names: list[str], weights: list[float]):
         self.names, self.weights = names, weights
-        self._calls: list[tuple[Rows, float, bool, Tensor, Tensor, Tensor]] = []
+        self.calls: list[tuple[Rows, float, bool, Tensor, Tensor, Tensor]] = []
 
     def add(
         self, rows: Rows, progress: float, corrected: bool, presence: Tensor, energy: Tensor, base: Tensor
     ) -> None:
         """One U-Net call: erased ``rows [R]``, ``presence [R, K]``, and over all layers the sums of
         ``||c_k F_k||^2`` (``energy [R, K]``) and of ``||O_p||^2`` (``base [R]``)."""
-        self._calls.append((rows, progress, corrected, presence, energy, base))
+        self.calls.append((rows, progress, corrected, presence, energy, base))
 
     def images(self) -> dict[int, ImageEvidence]:
         """The evidence of each image, by its index in the batch."""
         steps: dict[int, dict[float, _Step]] = defaultdict(lambda: defaultdict(_Step))
         seen: dict[int, int] = defaultdict(int)
         corrected_rows: dict[int, int] = defaultdict(int)
-        for rows, progress, corrected, presence, energy, base in self._calls:
+        for rows, progress, corrected, presence, energy, base in self.calls:
             values = zip(rows, presence.tolist(), energy.tolist(), base.tolist())
             for row, row_presence, row_energy, row_base in values:
                 step = steps[row.image][progress]

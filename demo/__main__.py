@@ -1,0 +1,57 @@
+"""``python -m demo``: erase concepts on Toyland through the extension, and show what came of it.
+
+Makes the environment at first use, starts the stand-in host, makes each image without and with the
+extension over the host's HTTP API, and leaves contact sheet, figures and journal in ``demo/out/``.
+``python -m demo --serve`` opens the host's page in the browser instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from . import environment
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m demo", description="Erase concepts on Toyland, a small model that comes with the project."
+    )
+    parser.add_argument("--serve", action="store_true", help="open the stand-in host's page instead")
+    parser.add_argument("--port", type=int, help="the host's port (default: 7860 or a free one)")
+    parser.add_argument("--no-browser", action="store_true", help="with --serve: only print the page's address")
+    parser.add_argument("--quick", action="store_true", help="few images of few steps: a trial of the set-up")
+    parser.add_argument(
+        "--out", type=Path, default=environment.ROOT / "demo" / "out", help="where the results go (default: demo/out)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.port is not None and not 1 <= arguments.port <= 65535:
+        parser.error(f"argument --port: {arguments.port} is not within 1 and 65535")
+    return arguments
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
+    environment.reexec("demo", argv, environment.DEMO_REQUIREMENTS)
+    from . import host, showcase
+
+    # Ended from outside, the host still has to go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if arguments.serve:
+            showcase.serve(arguments.out, arguments.port, browser=not arguments.no_browser)
+        else:
+            showcase.run(arguments.out.absolute(), arguments.port, quick=arguments.quick)
+    except host.HostError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the host has been ended.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

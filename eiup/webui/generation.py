@@ -1,0 +1,92 @@
+"""One generation of the webui (a processing object ``p``), from its arguments to its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modules import paths, shared
+
+from ..errors import RequestError
+from ..journal import Journal, image_record
+from ..request import INFOTEXT_KEY, ErasureRequest
+from .sampling import SamplingPass
+
+_ATTRIBUTE = "eiup_generation"
+
+
+class Generation:
+    """What EIUP does in one generation.
+
+    A request with an error in it is kept as that error, which is raised when sampling starts: the webui
+    swallows whatever a script method raises, and would generate without erasure.
+    """
+
+    def __init__(self, p: Any, args: Sequence[Any]):
+        self.error: RequestError | None = None
+        self.request = ErasureRequest()
+        self.passes: list[SamplingPass] = []
+        try:
+            self.request = ErasureRequest.from_args(args)
+        except RequestError as error:
+            self.error = error
+        if self.request.active:
+            p.extra_generation_params[INFOTEXT_KEY] = self.request.to_infotext()
+        else:
+            p.extra_generation_params.pop(INFOTEXT_KEY, None)
+
+    @classmethod
+    def begin(cls, p: Any, args: Sequence[Any]) -> Generation:
+        generation = cls(p, args)
+        setattr(p, _ATTRIBUTE, generation)
+        return generation
+
+    @classmethod
+    def of(cls, p: Any, args: Sequence[Any]) -> Generation:
+        """``p``'s generation; begun now where the webui left ``before_process`` out."""
+        return getattr(p, _ATTRIBUTE, None) or cls.begin(p, args)
+
+    def erase_in_next_sampling(self, p: Any) -> None:
+        """Wrap the sampler that ``p`` is about to use (a new one for each pass)."""
+        if self.error is None and not self.request.active:
+            return
+        sampler = p.sampler
+        for method in ("sample", "sample_img2img"):
+            setattr(sampler, method, partial(self._sample, p, sampler, getattr(sampler, method)))
+
+    def _sample(self, p: Any, sampler: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        name = "hires" if getattr(p, "is_hr_pass", False) else "first"
+        sampling = SamplingPass(p, self.request, name)
+        result = sampling.run(sampler, sample, *args, **kwargs)
+        self.passes.append(sampling)
+        return result
+
+    def record_batch(self, p: Any) -> None:
+        """Write the journal's records of the batch that has been sampled."""
+        passes, self.passes = self.passes, []
+        if not shared.opts.data.get("eiup_journal", True):
+            return
+        journal = Journal(journal_folder())
+        for sampling in passes:
+            for index, evidence in sampling.evidence.items():
+                journal.append(
+                    image_record(
+                        evidence,
+                        strength=self.request.strength,
+                        window=(self.request.start, self.request.end),
+                        seed=int(p.seeds[index]),
+                        checkpoint=shared.sd_model.sd_model_hash,
+                        sampling_pass=sampling.name,
+                        prompt=p.prompts[index] if shared.opts.data.get("eiup_journal_prompts") else None,
+                    )
+                )
+
+
+def journal_folder() -> Path:
+    """Where the journal is: ``--eiup-journal-dir``, or ``log/eiup`` in the webui's data folder."""
+    chosen = getattr(shared.cmd_opts, "eiup_journal_dir", None)
+    return Path(chosen) if chosen else Path(paths.data_path) / "log" / "eiup"

@@ -1,0 +1,146 @@
+"""One sampling pass of the webui with erasure in it.
+
+The hooks live exactly as long as the sampler's ``sample`` call. Errors are raised inside of that call,
+since the webui catches those of script methods and callbacks and would generate without erasure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from modules import sd_unet, shared
+from modules.script_callbacks import CFGDenoiserParams
+from torch import Tensor, nn
+
+from .. import rows
+from ..eraser import ConceptEraser
+from ..errors import ErasureError
+from ..evidence import ImageEvidence
+from ..request import ErasureRequest
+from .encoding import encode, through_hypernetworks
+
+
+class SamplingPass:
+    """Erasure while ``sampler`` samples once for ``p``.
+
+    ``evidence`` holds, after the pass, what was suppressed in each image of the batch.
+    """
+
+    _running: dict[int, SamplingPass] = {}
+
+    def __init__(self, p: Any, request: ErasureRequest, name: str):
+        self.p, self.request, self.name = p, request, name
+        self.evidence: dict[int, ImageEvidence] = {}
+        self._sampler: Any = None
+        self._eraser: ConceptEraser | None = None
+        self._erased_model: tuple[nn.Module, Any] | None = None
+        self._plan: rows.Rows | None = None
+        self._latents: Tensor | None = None
+        self._inner: nn.Module | None = None
+        self._inner_handle: torch.utils.hooks.RemovableHandle | None = None
+        self._failure: Exception | None = None
+
+    def run(self, sampler: Any, sample: Callable, *args: Any, **kwargs: Any) -> Any:
+        """``sample(*args, **kwargs)`` with the concepts erased."""
+        self._sampler = sampler
+        self._running[id(sampler)] = self
+        try:
+            self._attach()
+            result = sample(*args, **kwargs)
+            if self._failure is not None:
+                raise self._failure
+            self.evidence = self._eraser.evidence()
+            return result
+        finally:
+            del self._running[id(sampler)]
+            self._detach()
+
+    def _attach(self) -> None:
+        model = shared.sd_model
+        if sd_unet.current_unet is not None:
+            raise ErasureError(
+                "the U-Net is replaced by another implementation (such as TensorRT), in which concepts cannot "
+                "be erased. Choose SD Unet: None in the settings, or switch EIUP off"
+            )
+        unet = model.model.diffusion_model
+        concepts, empty = encode(
+            model, self.request.concepts, self.request.strength, self.p.width, self.p.height
+        )
+        eraser = ConceptEraser(
+            unet, concepts, empty, self.request.window, through_hypernetworks, len(model.alphas_cumprod)
+        )
+        eraser.__enter__()
+        self._eraser = eraser
+        self._erased_model = (unet, model.sd_checkpoint_info)
+
+    def _detach(self) -> None:
+        if self._inner_handle is not None:
+            self._inner_handle.remove()
+        if self._eraser is not None:
+            self._eraser.__exit__(None, None, None)
+        self._inner = self._inner_handle = self._latents = self._plan = None
+
+    @classmethod
+    def on_denoiser(cls, params: CFGDenoiserParams) -> None:
+        """The webui's ``on_cfg_denoiser`` callback: plan the rows of the coming denoiser call."""
+        running = cls._running.get(id(params.denoiser.sampler))
+        if running is not None:
+            running._plan_rows(params)
+
+    def _plan_rows(self, params: CFGDenoiserParams) -> None:
+        self._plan = self._latents = None
+        try:
+            self._follow_refiner()
+            self._watch(params.denoiser.inner_model)
+            batch = params.denoiser.sampler.sampler_extra_args["cond"].batch
+            weights = [[float(part.weight) for part in image] for image in batch]
+            edit = shared.sd_model.cond_stage_key == "edit" and params.denoiser.image_cfg_scale not in (None, 1.0)
+            plan = rows.plan(weights, edit=edit)
+            if len(plan) != params.x.shape[0]:
+                raise ErasureError(
+                    f"the denoiser has {params.x.shape[0]} rows where {len(plan)} follow from the prompts. "
+                    "Another extension may have changed the batch: disable it, or EIUP"
+                )
+            self._plan, self._latents = plan, params.x
+        except Exception as error:
+            # The webui would swallow it and go on; it is raised in the U-Net call instead.
+            self._failure = error
+
+    def _follow_refiner(self) -> None:
+        model = shared.sd_model
+        if self._erased_model == (model.model.diffusion_model, model.sd_checkpoint_info):
+            return
+        previous = self._eraser
+        previous.__exit__(None, None, None)
+        self._attach()
+        self._eraser.recorder.calls[:0] = previous.recorder.calls
+
+    def _watch(self, inner: nn.Module) -> None:
+        if inner is self._inner:
+            return
+        if self._inner_handle is not None:
+            self._inner_handle.remove()
+        self._inner = inner
+        self._inner_handle = inner.register_forward_pre_hook(self._announce_rows)
+
+    def _announce_rows(self, inner: nn.Module, args: tuple) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._plan is None:
+            raise ErasureError("the denoiser ran without its rows being planned")
+        x = args[0]
+        first = self._first_row(x)
+        self._eraser.rows = rows.part(self._plan, first, x.shape[0])
+
+    def _first_row(self, x: Tensor) -> int:
+        """Latents of a denoiser call are views of the planned batch; their offset is the first row. A
+        call on other latents repeats the whole batch, or cannot be told apart."""
+        planned = self._latents
+        if x.untyped_storage().data_ptr() == planned.untyped_storage().data_ptr():
+            return (x.storage_offset() - planned.storage_offset()) // planned.stride(0)
+        storage_rows = x.untyped_storage().nbytes() // max(1, x[0].numel() * x.element_size())
+        if storage_rows == len(self._plan) and x.is_contiguous():
+            return x.storage_offset() // x[0].numel()
+        return 0 if x.shape[0] == len(self._plan) else len(self._plan)

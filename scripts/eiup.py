@@ -1,0 +1,35 @@
+"""EIUP in the webui: erases concepts while images are generated."""
+
+from modules import script_callbacks, scripts
+
+from eiup.request import INFOTEXT_KEY
+from eiup.webui import page
+from eiup.webui.generation import Generation
+from eiup.webui.sampling import SamplingPass
+
+
+class EiupScript(scripts.Script):
+    def title(self):
+        return "EIUP"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        components = page.accordion(self.elem_id)
+        self.infotext_fields = page.infotext_fields(components)
+        self.paste_field_names = [INFOTEXT_KEY]
+        return components
+
+    def before_process(self, p, *args):
+        Generation.begin(p, args)
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        Generation.of(p, args).erase_in_next_sampling(p)
+
+    def postprocess_batch(self, p, *args, **kwargs):
+        Generation.of(p, args).record_batch(p)
+
+
+script_callbacks.on_cfg_denoiser(SamplingPass.on_denoiser)
+script_callbacks.on_ui_settings(page.settings)
