@@ -49,16 +49,24 @@ class Generation:
         return getattr(p, _ATTRIBUTE, None) or cls.begin(p, args)
 
     def erase_in_next_sampling(self, p: Any) -> None:
-        """Wrap the sampler that ``p`` is about to use (a new one for each pass)."""
+        """Wrap the sampler that ``p`` is about to use.
+
+        It belongs to this generation, so nothing of the wrapping outlives it. img2img uses one sampler
+        for all its batches; it is wrapped once.
+        """
         if self.error is None and not self.request.active:
             return
         sampler = p.sampler
         for method in ("sample", "sample_img2img"):
-            setattr(sampler, method, partial(self._sample, p, sampler, getattr(sampler, method)))
+            original = getattr(sampler, method)
+            if getattr(original, "func", None) != self._sample:
+                setattr(sampler, method, partial(self._sample, p, sampler, original))
 
     def _sample(self, p: Any, sampler: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         if self.error is not None:
             raise self.error
+        if SamplingPass.is_running(sampler):
+            return sample(*args, **kwargs)
         name = "hires" if getattr(p, "is_hr_pass", False) else "first"
         sampling = SamplingPass(p, self.request, name)
         result = sampling.run(sampler, sample, *args, **kwargs)

@@ -33,7 +33,6 @@ class SamplingPass:
     def __init__(self, p: Any, request: ErasureRequest, name: str):
         self.p, self.request, self.name = p, request, name
         self.evidence: dict[int, ImageEvidence] = {}
-        self._sampler: Any = None
         self._eraser: ConceptEraser | None = None
         self._erased_model: tuple[nn.Module, Any] | None = None
         self._plan: rows.Rows | None = None
@@ -42,9 +41,12 @@ class SamplingPass:
         self._inner_handle: torch.utils.hooks.RemovableHandle | None = None
         self._failure: Exception | None = None
 
+    @classmethod
+    def is_running(cls, sampler: Any) -> bool:
+        return id(sampler) in cls._running
+
     def run(self, sampler: Any, sample: Callable, *args: Any, **kwargs: Any) -> Any:
         """``sample(*args, **kwargs)`` with the concepts erased."""
-        self._sampler = sampler
         self._running[id(sampler)] = self
         try:
             self._attach()
@@ -92,8 +94,8 @@ class SamplingPass:
     def _plan_rows(self, params: CFGDenoiserParams) -> None:
         self._plan = self._latents = None
         try:
-            self._follow_refiner()
             self._watch(params.denoiser.inner_model)
+            self._follow_refiner()
             batch = params.denoiser.sampler.sampler_extra_args["cond"].batch
             weights = [[float(part.weight) for part in image] for image in batch]
             edit = shared.sd_model.cond_stage_key == "edit" and params.denoiser.image_cfg_scale not in (None, 1.0)
