@@ -34,7 +34,6 @@ HEADINGS: dict[str, str] = {
     "unrelated": "unrelated: must stay as it was",
 }
 CARRIERS = {"star": "comes with wizards", "moon": "comes with nights", "stamp": "comes on beaches", "mosaic": "comes by Ada"}
-PRESENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ def run(out: Path, port: int | None, quick: bool) -> None:
     summary = {
         "settings": settings,
         "extension": {"name": EXTENSION, "settings": "defaults"},
-        "present_from": PRESENT,
         "psnr_cap_db": PSNR_CAP,
         "concepts": {
             concept: {
@@ -147,7 +145,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
     cell: dict[str, Any] = {"n": len(results)}
     for variant in ("without", "with"):
         seen = [r.seen_without if variant == "without" else r.seen_with for r in results]
-        shown = sum(s.concepts[r.case["concept"]] >= PRESENT for r, s in zip(results, seen, strict=True))
+        shown = sum(s.shows(r.case["concept"]) for r, s in zip(results, seen, strict=True))
         right = sum(s.subject == r.case["subject"] for r, s in zip(results, seen, strict=True))
         cell[variant] = {
             "concept_shown": shown,
@@ -201,8 +199,8 @@ def _sheet(results: Sequence[Result], settings: dict[str, Any]) -> Any:
 
 
 def _collect_journal(out: Path) -> int:
-    """Copy the journal's files from the host's data folder; returns the number of records."""
-    files = sorted((out / "data").rglob("*.jsonl"))
+    """Copy the journal from the host's data folder; returns the number of its records."""
+    files = sorted((out / "data" / "log" / "eiup").glob("*.jsonl"))
     count = 0
     for file in files:
         (out / "journal").mkdir(exist_ok=True)

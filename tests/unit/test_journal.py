@@ -1,0 +1,65 @@
+import json
+from multiprocessing import Process
+
+from eiup.evidence import ConceptEvidence, ImageEvidence
+from eiup.journal import Journal, image_record
+
+EVIDENCE = ImageEvidence(
+    (0.1, 0.5), (ConceptEvidence("star\n{}", 2.0, 0.8, 0.03, (0.7, 0.9), (0.02, 0.04)),), 2, 2
+)
+
+
+def record(seed=1, **kwargs):
+    return image_record(
+        EVIDENCE,
+        strength=2.0,
+        window=(0.0, 1.0),
+        seed=seed,
+        checkpoint="abc",
+        sampling_pass="first",
+        **kwargs,
+    )
+
+
+def test_records_are_read_back(tmp_path):
+    journal = Journal(tmp_path / "new" / "folder")
+    path = journal.append(record())
+    assert path.name == record()["time"][:10] + ".jsonl"
+    (read,) = journal.records()
+    assert read["concepts"][0]["presence_by_step"] == [0.7, 0.9]
+    assert read["seed"] == 1
+
+
+def test_the_prompt_is_left_out_unless_given(tmp_path):
+    assert "prompt" not in record()
+    assert record(prompt="a wizard")["prompt"] == "a wizard"
+
+
+def test_a_newline_in_a_concept_cannot_forge_a_record(tmp_path):
+    journal = Journal(tmp_path)
+    path = journal.append(record())
+    assert len(path.read_text().splitlines()) == 1
+
+
+def test_half_a_line_after_a_crash_harms_nothing(tmp_path):
+    journal = Journal(tmp_path)
+    path = journal.append(record(1))
+    with open(path, "a") as file:
+        file.write(json.dumps(record(2))[:50])
+    journal.append(record(3))
+    assert [r["seed"] for r in journal.records()] == [1, 3]
+
+
+def _append_many(folder, first):
+    journal = Journal(folder)
+    for seed in range(first, first + 100):
+        journal.append(record(seed))
+
+
+def test_several_processes_share_a_journal(tmp_path):
+    processes = [Process(target=_append_many, args=(tmp_path, first)) for first in (0, 100, 200)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(r["seed"] for r in Journal(tmp_path).records()) == list(range(300))
