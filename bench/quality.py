@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from demo.cases import Case, cases
-from demo.statistics import wilson
+from demo.figures import wilson
 from demo.toyland.model import WEIGHTS, LatentDiffusion, load_checkpoint
 from demo.toyland.oracle import Judgement, Oracle, accuracy, load_oracle
 from demo.toyland.pipeline import generate

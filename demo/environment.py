@@ -302,12 +302,14 @@ class _Status:
         verb, _, rest = line.partition(" ")
         if verb not in ("Collecting", "Downloading", "Building", "Installing", "Processing"):
             return
-        what = "Installing all of them" if line.startswith("Installing collected") else f"{verb} {rest.split('/')[-1]}"
+        package = rest.split()[0].split("/")[-1] if rest else ""
+        all_of_them = line.startswith("Installing collected")
+        what = "Installing what was downloaded; this takes a minute or two" if all_of_them else f"{verb} {package}"
         text = f"  {int(elapsed) // 60}:{int(elapsed) % 60:02d}  {what}"
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{text[:width]:<{width}}", end="", flush=True)
-        elif what.startswith("Installing all") or time.monotonic() - self.last > _HEARTBEAT:
+        elif all_of_them or time.monotonic() - self.last > _HEARTBEAT:
             self.last = time.monotonic()
             print(text, flush=True)
 

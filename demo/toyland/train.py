@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from .model import CLIP_FOLDER, WEIGHTS, LatentDiffusion, read_config, save_checkpoint
 from .world import caption, render, sample_scene
 
-SCENES = 12_000
+SCENES = 10_000
 CAPTIONS_PER_SCENE = 12
 
 
@@ -246,7 +246,7 @@ def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
     data = run.restore("latents")
     latents, captions = data["latents"].float(), data["captions"]
     trained = [*model.model.parameters(), *model.cond_stage_model.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(trained, lr=8e-4, betas=(0.9, 0.99), weight_decay=0.01)
     names = ("model", "cond_stage_model")
     average = {name: deepcopy(getattr(model, name)).requires_grad_(False) for name in names}
     start = 0
@@ -262,7 +262,7 @@ def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
     losses = []
     for step in range(start, steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 1e-3, warm_up=200)
+            group["lr"] = learning_rate(step, steps, 8e-4, warm_up=200)
         chosen = rng.integers(len(latents), size=batch)
         texts = [captions[i][rng.integers(len(captions[i]))] if rng.random() > 0.1 else "" for i in chosen]
         x = latents[chosen]

@@ -55,8 +55,10 @@ class _ChunkBuilder:
     def _wrap_after_comma(self) -> None:
         """Move what follows a recent comma into the next chunk, so that the phrase is not torn."""
         chunk, cut = self.current, self.after_comma
-        moved = PromptChunk(chunk.tokens[cut:], chunk.multipliers[cut:])
+        fixes = [PromptChunkFix(fix.offset - cut, fix.embedding) for fix in chunk.fixes if fix.offset >= cut]
+        moved = PromptChunk(chunk.tokens[cut:], chunk.multipliers[cut:], fixes)
         del chunk.tokens[cut:], chunk.multipliers[cut:]
+        chunk.fixes = [fix for fix in chunk.fixes if fix.offset < cut]
         self.close()
         self.current = moved
 
