@@ -208,13 +208,12 @@ class ConceptEraser:
                 call.presence = _presence(q, prompt, concepts)
             call.layers += 1
             maps = attention.token_maps(q, concepts.k[:-1], concepts.columns, concepts.scale)
-            weights = call.weights.to(maps.device)
             energy = attention.feature_energy(maps, concepts.values, concepts.owner, len(self.concepts))
-            call.energy = call.energy + energy * weights.square()
+            call.energy = call.energy + energy * call.weights.square()
             call.base = call.base + prompt.float().square().sum(dim=(1, 2))
             if not call.corrects:
                 return None
-            coefficients = weights[concepts.owner].to(maps.dtype).expand(maps.shape[0], -1)
+            coefficients = call.weights[concepts.owner].to(maps.dtype).expand(maps.shape[0], -1)
             change = attention.correction(maps, concepts.values, coefficients)
             return (call.subtract(outputs, attention.merge_heads(change).to(outputs.dtype)), *args[1:])
 
@@ -225,8 +224,9 @@ class _Call:
     """One U-Net call: its rows, the weights ``s(t) w_k``, and what has been measured in it so far."""
 
     def __init__(self, rows: Rows, at: float, weights: Tensor, device: torch.device):
-        self.rows, self.progress, self.weights = rows, at, weights
+        self.rows, self.progress = rows, at
         self.corrects = bool((weights != 0).any())
+        self.weights = weights.to(device)
         self.erased = [index for index, row in enumerate(rows) if row.erased]
         self.layers = 0
         self.presence: Tensor = torch.zeros(())

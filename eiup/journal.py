@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,36 +16,63 @@ from .evidence import ImageEvidence
 JOURNAL_VERSION = 1
 
 
+@dataclass(frozen=True)
+class PassEvidence:
+    """One image's evidence of one sampling pass (``first`` or ``hires``); ``checkpoint`` is a short hash."""
+
+    name: str
+    checkpoint: str | None
+    evidence: ImageEvidence
+
+
 def image_record(
-    evidence: ImageEvidence,
+    passes: Sequence[PassEvidence],
     *,
     strength: float,
     window: tuple[float, float],
     seed: int,
-    checkpoint: str | None,
-    sampling_pass: str,
     prompt: str | None = None,
     time: datetime | None = None,
 ) -> dict[str, Any]:
-    """The journal's record of one image and sampling pass (``first`` or ``hires``).
+    """The journal's record of one image.
 
-    ``checkpoint`` is its short hash; ``prompt`` is recorded only where the operator wants it.
+    ``concepts`` holds each concept's largest presence and share of all passes; ``passes`` the passes one
+    by one, with the values by step. ``prompt`` is recorded only where the operator wants it.
     """
-    record = {
+    record: dict[str, Any] = {
         "v": JOURNAL_VERSION,
         "time": (time or datetime.now(timezone.utc)).isoformat(timespec="milliseconds"),
         "seed": seed,
-        "checkpoint": checkpoint,
-        "pass": sampling_pass,
+        "checkpoint": passes[0].checkpoint,
         "strength": strength,
         "window": list(window),
+        "concepts": [
+            {
+                "concept": same[0].concept,
+                "weight": same[0].weight,
+                "presence": round(max(c.presence for c in same), 4),
+                "share": round(max(c.share for c in same), 5),
+            }
+            for same in zip(*(part.evidence.concepts for part in passes))
+        ],
+        "passes": [_pass_record(part) for part in passes],
+        "eiup": __version__,
+    }
+    if prompt is not None:
+        record["prompt"] = prompt
+    return record
+
+
+def _pass_record(part: PassEvidence) -> dict[str, Any]:
+    evidence = part.evidence
+    return {
+        "pass": part.name,
+        "checkpoint": part.checkpoint,
         "rows": evidence.rows,
         "rows_seen": evidence.rows_seen,
         "progress": [round(value, 4) for value in evidence.progress],
         "concepts": [
             {
-                "concept": concept.concept,
-                "weight": concept.weight,
                 "presence": round(concept.presence, 4),
                 "share": round(concept.share, 5),
                 "presence_by_step": [round(value, 4) for value in concept.presence_by_step],
@@ -52,11 +80,7 @@ def image_record(
             }
             for concept in evidence.concepts
         ],
-        "eiup": __version__,
     }
-    if prompt is not None:
-        record["prompt"] = prompt
-    return record
 
 
 class Journal:

@@ -10,7 +10,7 @@ from typing import Any
 from modules import paths, shared
 
 from ..errors import RequestError
-from ..journal import Journal, image_record
+from ..journal import Journal, PassEvidence, image_record
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
 
@@ -79,17 +79,18 @@ class Generation:
         if not shared.opts.data.get("eiup_journal", True):
             return
         journal = Journal(journal_folder())
-        for sampling in passes:
-            for index, evidence in sampling.evidence.items():
+        prompts = p.prompts if shared.opts.data.get("eiup_journal_prompts") else [None] * len(p.seeds)
+        for index, (seed, prompt) in enumerate(zip(p.seeds, prompts)):
+            parts = [
+                PassEvidence(sampling.name, sampling.checkpoint, sampling.evidence[index])
+                for sampling in passes
+                if index in sampling.evidence
+            ]
+            if parts:
+                window = (self.request.start, self.request.end)
                 journal.append(
                     image_record(
-                        evidence,
-                        strength=self.request.strength,
-                        window=(self.request.start, self.request.end),
-                        seed=int(p.seeds[index]),
-                        checkpoint=shared.sd_model.sd_model_hash,
-                        sampling_pass=sampling.name,
-                        prompt=p.prompts[index] if shared.opts.data.get("eiup_journal_prompts") else None,
+                        parts, strength=self.request.strength, window=window, seed=int(seed), prompt=prompt
                     )
                 )
 

@@ -25,7 +25,8 @@ from .encoding import encode, through_hypernetworks
 class SamplingPass:
     """Erasure while ``sampler`` samples once for ``p``.
 
-    ``evidence`` holds, after the pass, what was suppressed in each image of the batch.
+    ``evidence`` holds, after the pass, what was suppressed in each image of the batch, and ``checkpoint``
+    the short hash of the checkpoint that it began with.
     """
 
     _running: dict[int, SamplingPass] = {}
@@ -33,6 +34,7 @@ class SamplingPass:
     def __init__(self, p: Any, request: ErasureRequest, name: str):
         self.p, self.request, self.name = p, request, name
         self.evidence: dict[int, ImageEvidence] = {}
+        self.checkpoint: str | None = None
         self._eraser: ConceptEraser | None = None
         self._erased_model: tuple[nn.Module, Any] | None = None
         self._plan: rows.Rows | None = None
@@ -50,6 +52,7 @@ class SamplingPass:
         self._running[id(sampler)] = self
         try:
             self._attach()
+            self.checkpoint = shared.sd_model.sd_model_hash
             result = sample(*args, **kwargs)
             if self._failure is not None:
                 raise self._failure

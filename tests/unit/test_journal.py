@@ -2,23 +2,18 @@ import json
 from multiprocessing import Process
 
 from eiup.evidence import ConceptEvidence, ImageEvidence
-from eiup.journal import Journal, image_record
+from eiup.journal import Journal, PassEvidence, image_record
 
 EVIDENCE = ImageEvidence(
     (0.1, 0.5), (ConceptEvidence("star\n{}", 2.0, 0.8, 0.03, (0.7, 0.9), (0.02, 0.04)),), 2, 2
 )
 
 
-def record(seed=1, **kwargs):
-    return image_record(
-        EVIDENCE,
-        strength=2.0,
-        window=(0.0, 1.0),
-        seed=seed,
-        checkpoint="abc",
-        sampling_pass="first",
-        **kwargs,
-    )
+FIRST = PassEvidence("first", "abc", EVIDENCE)
+
+
+def record(seed=1, passes=(FIRST,), **kwargs):
+    return image_record(passes, strength=2.0, window=(0.0, 1.0), seed=seed, **kwargs)
 
 
 def test_records_are_read_back(tmp_path):
@@ -26,8 +21,16 @@ def test_records_are_read_back(tmp_path):
     path = journal.append(record())
     assert path.name == record()["time"][:10] + ".jsonl"
     (read,) = journal.records()
-    assert read["concepts"][0]["presence_by_step"] == [0.7, 0.9]
+    assert read["passes"][0]["concepts"][0]["presence_by_step"] == [0.7, 0.9]
     assert read["seed"] == 1
+
+
+def test_an_image_of_two_passes_is_one_record_with_the_larger_values():
+    weaker = ConceptEvidence("star\n{}", 2.0, 0.3, 0.05, (0.3,), (0.05,))
+    hires = PassEvidence("hires", "def", ImageEvidence((0.6,), (weaker,), 1, 1))
+    both = record(passes=(FIRST, hires))
+    assert both["concepts"] == [{"concept": "star\n{}", "weight": 2.0, "presence": 0.8, "share": 0.05}]
+    assert [(p["pass"], p["checkpoint"], p["rows"]) for p in both["passes"]] == [("first", "abc", 2), ("hires", "def", 1)]
 
 
 def test_the_prompt_is_left_out_unless_given(tmp_path):
