@@ -1,32 +1,40 @@
-"""``python -m bench speed``: measurements, in the project's own environment."""
+"""``python -m bench speed`` and ``python -m bench quality``, in the project's own environment.
+
+Each command is a module of this folder with ``add_arguments(parser)`` and ``run(arguments) -> int``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 
 from demo import environment
 
+COMMANDS = {
+    "speed": "what the extension adds to the time of a denoising step",
+    "quality": "how often concepts show without and with erasure, and what is kept",
+}
+
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the extension.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    speed = commands.add_parser("speed", help="time per denoising step on the SD1.5-shaped U-Net")
-    speed.add_argument("--rounds", type=int, default=15, help="pairs of steps for each number of concepts (default: 15)")
-    speed.add_argument("--size", type=int, default=256, help="image size in pixels (default: 256)")
-    speed.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
-    arguments = parser.parse_args(argv)
-    if arguments.rounds < 3:
-        parser.error(f"argument --rounds: {arguments.rounds} is less than 3, the fewest that an interval can tell of")
-    if arguments.size < 64 or arguments.size % 64:
-        parser.error(f"argument --size: {arguments.size} is not a multiple of 64, from 64 on")
-    if arguments.threads is not None and arguments.threads < 1:
-        parser.error(f"argument --threads: {arguments.threads} is less than 1")
+    choice = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the extension.",
+        epilog="\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    choice.add_argument(
+        "command", choices=COMMANDS, help="one of the following; each has a --help of its own"
+    )
+    command = choice.parse_args(argv[:1]).command
+    # The commands' modules need what the environment brings.
     environment.reexec("bench", argv, environment.DEMO_REQUIREMENTS)
-    from . import speed as measurement
-
-    measurement.run(environment.ROOT / "bench" / "out", arguments.rounds, arguments.size, arguments.threads)
-    return 0
+    module = importlib.import_module(f".{command}", __package__)
+    parser = argparse.ArgumentParser(prog=f"python -m bench {command}", description=COMMANDS[command])
+    module.add_arguments(parser)
+    result: int = module.run(parser.parse_args(argv[1:]))
+    return result
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ concepts, where the extension hooks nothing, show how far the measurement itself
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -15,7 +16,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from eiup.eraser import ConceptEraser, EncodedConcept, conditional_then_uncondit
 with contextlib.redirect_stdout(io.StringIO()):
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+OUT = Path(__file__).parent / "out"
 CONCEPTS = (0, 1, 8)
 TEXT_LENGTH, TEXT_WIDTH = 77, 768
 
@@ -55,7 +57,7 @@ def build_unet() -> torch.nn.Module:
 
 
 class _Steps:
-    """Denoising steps of one image under classifier-free guidance: its conditional and its unconditional row."""
+    """Denoising steps of one image under classifier-free guidance: a conditional and an unconditional row."""
 
     def __init__(self, unet: torch.nn.Module, size: int):
         generator = torch.Generator().manual_seed(1)
@@ -65,7 +67,9 @@ class _Steps:
         self.context = torch.randn(2, TEXT_LENGTH, TEXT_WIDTH, generator=generator)
         encoded = torch.randn(max(CONCEPTS) + 1, TEXT_LENGTH, TEXT_WIDTH, generator=generator)
         self.empty = encoded[-1]
-        self.concepts = [EncodedConcept(f"concept {k}", context, (1, 2)) for k, context in enumerate(encoded[:-1])]
+        self.concepts = [
+            EncodedConcept(f"concept {k}", context, (1, 2)) for k, context in enumerate(encoded[:-1])
+        ]
 
     def seconds(self, concepts: int) -> float:
         """Time of one step in the middle of a sampling pass that erases so many concepts."""
@@ -84,28 +88,59 @@ class _Steps:
         return time.perf_counter() - started
 
 
-def run(out: Path, rounds: int, size: int, threads: int | None) -> None:
-    """Measure, print the table and write ``speed.json`` into ``out``."""
-    if threads:
-        torch.set_num_threads(threads)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rounds",
+        type=_at_least(3),
+        default=15,
+        help="pairs of steps for each number of concepts (default: 15)",
+    )
+    parser.add_argument(
+        "--size",
+        type=_at_least(64, 64),
+        default=256,
+        help="image size in pixels, a multiple of 64 (default: 256)",
+    )
+    parser.add_argument("--threads", type=_at_least(1), help="torch's threads (default: torch's own choice)")
+
+
+def _at_least(minimum: int, multiple_of: int = 1) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
+        if value % multiple_of:
+            raise argparse.ArgumentTypeError(f"{value} is not a multiple of {multiple_of}")
+        return value
+
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the table and write ``bench/out/speed.json``."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     print("Building the U-Net (860M random weights) ...", flush=True)
     with torch.inference_mode():
-        steps = _Steps(build_unet(), size)
-        pairs = _measure(steps, rounds)
+        steps = _Steps(build_unet(), arguments.size)
+        pairs = _measure(steps, arguments.rounds)
     result = {
         "unet": "Stable Diffusion 1.5's shape: 320 channels, random weights, float32",
         "latents": list(steps.latents.shape),
         "context": list(steps.context.shape),
-        "rounds": rounds,
+        "rounds": arguments.rounds,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
-        "seconds_per_step_without": statistics.median(plain for measured in pairs.values() for plain, _ in measured),
+        "seconds_per_step_without": statistics.median(
+            plain for measured in pairs.values() for plain, _ in measured
+        ),
         "concepts": {str(count): summarise(measured) for count, measured in pairs.items()},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print("\n" + table(result) + "\n\nThe figures are in bench/out/speed.json.")
+    return 0
 
 
 def _measure(steps: _Steps, rounds: int) -> dict[int, list[tuple[float, float]]]:
@@ -146,6 +181,7 @@ def table(result: dict[str, Any]) -> str:
         label = {"0": "no concepts (nothing hooked)", "1": "1 concept"}.get(count, f"{count} concepts")
         low, high = figures["ratio_interval_95"]
         lines.append(
-            f"{label:<28}{figures['seconds_per_step']:>9.3f}{figures['ratio']:>8.3f}   [{low:.3f}, {high:.3f}]"
+            f"{label:<28}{figures['seconds_per_step']:>9.3f}{figures['ratio']:>8.3f}"
+            f"   [{low:.3f}, {high:.3f}]"
         )
     return "\n".join(lines)

@@ -17,14 +17,20 @@ from . import environment
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m demo", description="Erase concepts on Toyland, a small model that comes with the project."
+        prog="python -m demo",
+        description="Erase concepts on Toyland, a small model that comes with the project.",
     )
     parser.add_argument("--serve", action="store_true", help="open the stand-in host's page instead")
     parser.add_argument("--port", type=int, help="the host's port (default: 7860 or a free one)")
-    parser.add_argument("--no-browser", action="store_true", help="with --serve: only print the page's address")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="with --serve: only print the page's address"
+    )
     parser.add_argument("--quick", action="store_true", help="few images of few steps: a trial of the set-up")
     parser.add_argument(
-        "--out", type=Path, default=environment.ROOT / "demo" / "out", help="where the results go (default: demo/out)"
+        "--out",
+        type=Path,
+        default=environment.ROOT / "demo" / "out",
+        help="where the results go (default: demo/out)",
     )
     arguments = parser.parse_args(argv)
     if arguments.port is not None and not 1 <= arguments.port <= 65535:

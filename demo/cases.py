@@ -38,7 +38,18 @@ _CARRIER_BACKGROUNDS = {"moon": "night", "stamp": "beach"}
 _PLAIN_SUBJECTS = tuple(s for s in SUBJECTS if s not in _CARRIER_SUBJECTS.values())
 _PLAIN_BACKGROUNDS = tuple(b for b in BACKGROUNDS if b not in _CARRIER_BACKGROUNDS.values())
 _ARTIST = " by Ada"
-_ADJECTIVES = ("beautiful", "bright", "colorful", "detailed", "happy", "little", "nice", "old", "quiet", "simple")
+_ADJECTIVES = (
+    "beautiful",
+    "bright",
+    "colorful",
+    "detailed",
+    "happy",
+    "little",
+    "nice",
+    "old",
+    "quiet",
+    "simple",
+)
 _SEEDS_PER_GROUP = 10_000
 
 
@@ -59,15 +70,23 @@ def cases(concept: str, group: Group, count: int, split: Split = "held-out") -> 
     Raises ``ValueError`` for an unknown concept, group or split, and for the implicit group of a
     concept that nothing in Toyland brings in unnamed.
     """
-    for name, value, allowed in (("concept", concept, CONCEPTS), ("group", group, GROUPS), ("split", split, SPLITS)):
+    for name, value, allowed in (
+        ("concept", concept, CONCEPTS),
+        ("group", group, GROUPS),
+        ("split", split, SPLITS),
+    ):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
     if group == "implicit" and concept not in IMPLICIT_CONCEPTS:
-        raise ValueError(f"concept: {concept!r} comes only when named; implicit: {', '.join(IMPLICIT_CONCEPTS)}")
+        raise ValueError(
+            f"concept: {concept!r} comes only when named; implicit: {', '.join(IMPLICIT_CONCEPTS)}"
+        )
     if not 0 <= count <= _SEEDS_PER_GROUP:
         raise ValueError(f"count: {count} is not within 0 and {_SEEDS_PER_GROUP}")
     rng = random.Random(f"{concept}/{group}/{split}")
-    block = (SPLITS.index(split) * len(CONCEPTS) + CONCEPTS.index(concept)) * len(GROUPS) + GROUPS.index(group)
+    block = (SPLITS.index(split) * len(CONCEPTS) + CONCEPTS.index(concept)) * len(GROUPS) + GROUPS.index(
+        group
+    )
     scenes = _scenes(concept, group, rng)
     found = []
     for index in range(count):
@@ -134,7 +153,9 @@ def _word(concept: str, group: Group, subject: str, background: str, rng: random
     else:
         text = f"a {subject} {place}{object_}" if rng.random() < 0.6 else f"a {subject}{object_} {place}"
         if style:
-            text = rng.choice((f"a mosaic of {text}", f"{text}, mosaic", f"mosaic, {text}", f"{text} with a mosaic"))
+            text = rng.choice(
+                (f"a mosaic of {text}", f"{text}, mosaic", f"mosaic, {text}", f"{text} with a mosaic")
+            )
         elif rng.random() < 0.25:
             text = f"{rng.choice(PREFIXES)} {text}"
         if rng.random() < 0.3:

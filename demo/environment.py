@@ -30,6 +30,7 @@ TEST_REQUIREMENTS = (*DEMO_REQUIREMENTS, ROOT / "tests" / "requirements.txt")
 
 _RECORD = "eiup-installed.json"
 _MARKER = "eiup-environment"
+_ROUTINE = ("Requirement already satisfied", "Looking in ", "Collecting ", "Using cached ", "  Using cached ")
 _HEARTBEAT = 15.0  # seconds between two lines where the output is no terminal
 
 
@@ -114,7 +115,9 @@ def _hash(path: Path) -> str:
         # Line ends differ between checkouts and mean nothing.
         return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
     except FileNotFoundError:
-        raise InstallationError(f"{path} is missing: restore it with `git checkout -- {_name(path)}`.") from None
+        raise InstallationError(
+            f"{path} is missing: restore it with `git checkout -- {_name(path)}`."
+        ) from None
 
 
 def _read_record() -> dict[str, str]:
@@ -141,13 +144,17 @@ def _base_python() -> str:
         for command in ([f"python{version}"], ["py", f"-{version}"]):
             found = _interpreter(command)
             if found and found[1] == version:
-                print(f"Python {sys.version_info[0]}.{sys.version_info[1]} is running; using {found[0]} instead.")
+                print(f"This is Python {_own_version()}; using {found[0]} instead.")
                 return found[0]
     raise InstallationError(
-        f"This is Python {sys.version_info[0]}.{sys.version_info[1]}. The versions that the webui pins "
+        f"This is Python {_own_version()}. The versions that the webui pins "
         "(gradio 3.41.2, transformers 4.30.2) install on Python 3.11 and 3.10 only.\n"
         "Install Python 3.11 beside this one and run the same command again; it is found by itself."
     )
+
+
+def _own_version() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def _interpreter(command: list[str]) -> tuple[str, str] | None:
@@ -228,8 +235,8 @@ def _install(python: Path, requirements: Sequence[Path], updating: bool) -> None
         print("Installing packages. This happens once and takes some minutes ...", flush=True)
         if sys.platform == "linux":
             print(
-                "(On Linux pip may choose PyTorch's build for CUDA, several GB. A smaller one without CUDA is "
-                "installed\n where PIP_EXTRA_INDEX_URL is set to PyTorch's index of CPU builds.)",
+                "(On Linux pip may choose PyTorch's build for CUDA, several GB. Where PIP_EXTRA_INDEX_URL is "
+                "set\n to PyTorch's index of CPU builds, it installs a smaller one without CUDA.)",
                 flush=True,
             )
     log = VENV / "pip.log"
@@ -245,7 +252,9 @@ def _install(python: Path, requirements: Sequence[Path], updating: bool) -> None
 
 def _pip(python: Path, arguments: list[str], log: Path) -> None:
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("PIP_USER", "PIP_TARGET", "PIP_PREFIX")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PIP_USER", "PIP_TARGET", "PIP_PREFIX")
+    }
     environment["PYTHONIOENCODING"] = "utf-8"
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=400)
@@ -280,10 +289,11 @@ def _explain(output: str, log: Path) -> str:
         advice = "The disk is full: about 2 GB are needed (on Linux with PyTorch's CUDA build about 8 GB)."
     elif "No matching distribution" in output or "Could not find a version" in output:
         advice = (
-            "If the network works, one of the pinned packages has no build for this machine: PyTorch 2.13 is there "
-            "for Linux,\nWindows (64-bit) and macOS on Apple silicon, with Python 3.11 and 3.10."
+            "If the network works, one of the pinned packages has no build for this machine: PyTorch 2.13 "
+            "is there\nfor Linux, Windows (64-bit) and macOS on Apple silicon, with Python 3.11 and 3.10."
         )
-    lines = [line for line in output.splitlines() if line.strip()][-12:]
+    said = [line for line in output.splitlines() if line.strip() and not line.startswith(_ROUTINE)]
+    lines = said[-12:]
     return "\n".join(
         ["The installation failed. pip's last lines:", "", *(f"    {line}" for line in lines), ""]
         + [advice, f"The whole output is in {_shown(log)}."]
@@ -304,7 +314,11 @@ class _Status:
             return
         package = rest.split()[0].split("/")[-1] if rest else ""
         all_of_them = line.startswith("Installing collected")
-        what = "Installing what was downloaded; this takes a minute or two" if all_of_them else f"{verb} {package}"
+        what = (
+            "Installing what was downloaded; this takes a minute or two"
+            if all_of_them
+            else f"{verb} {package}"
+        )
         text = f"  {int(elapsed) // 60}:{int(elapsed) % 60:02d}  {what}"
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1

@@ -20,6 +20,7 @@ from PIL import Image
 from . import environment
 
 EXTENSION = "EIUP"
+CHECKPOINT = environment.ROOT / "demo" / "toyland" / "weights" / "toyland.safetensors"
 READY_WITHIN = 180.0
 ANSWER_WITHIN = 600.0
 
@@ -82,13 +83,12 @@ class StandIn:
     What the host writes goes to ``log``. Raises ``HostError`` where it does not get ready.
     """
 
-    def __init__(self, data_dir: Path, log: Path, port: int | None = None, checkpoint: Path | None = None):
+    def __init__(self, data_dir: Path, log: Path, port: int | None = None, checkpoint: Path = CHECKPOINT):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        self.command = [sys.executable, "-m", "demo.webui", "--port", str(self.port), "--data-dir", str(data_dir)]
-        if checkpoint:
-            self.command += ["--ckpt", str(checkpoint)]
+        options = ["--port", str(self.port), "--data-dir", str(data_dir), "--ckpt", str(checkpoint)]
+        self.command = [sys.executable, "-m", "demo.webui", *options]
 
     def __enter__(self) -> StandIn:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -154,13 +154,17 @@ class StandIn:
             try:
                 self.process.wait(2)
             except subprocess.TimeoutExpired:
-                raise HostError(f"The stand-in host does not answer: {error!r}\n{self.last_lines()}") from error
+                raise HostError(
+                    f"The stand-in host does not answer: {error!r}\n{self.last_lines()}"
+                ) from error
             self.check()
             raise
 
     def last_lines(self, count: int = 20) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-        return "\n".join([f"Its last lines (all of them are in {self.log}):", *(f"    {line}" for line in lines)])
+        return "\n".join(
+            [f"Its last lines (all of them are in {self.log}):", *(f"    {line}" for line in lines)]
+        )
 
 
 def free_port(preferred: int = 0) -> int:

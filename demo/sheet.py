@@ -36,7 +36,9 @@ def draw_sheet(title: str, subtitle: str, headings: dict[str, str], panels: Sequ
     panel_width = 2 * _TILE + _PAIR_GAP
     width = 2 * _MARGIN + len(panels) * panel_width + (len(panels) - 1) * _PANEL_GAP
     row_height = _TILE + 6 + _CAPTION_LINES * (_CAPTION_SIZE + 3) + _ROW_GAP
-    rows = {group: max((len(panel.groups.get(group, ())) for panel in panels), default=0) for group in headings}
+    rows = {
+        group: max((len(panel.groups.get(group, ())) for panel in panels), default=0) for group in headings
+    }
     headed = [group for group in headings if rows[group]]
     top = _MARGIN + 128
     height = top + sum(42 + rows[group] * row_height for group in headed) + _MARGIN - _ROW_GAP
@@ -70,7 +72,9 @@ def draw_sheet(title: str, subtitle: str, headings: dict[str, str], panels: Sequ
 
 def _draw_pair(sheet: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, pair: Pair) -> None:
     for offset, image in ((0, pair.without), (_TILE + _PAIR_GAP, pair.with_)):
-        sheet.paste(image.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS), (left + offset, top))
+        sheet.paste(
+            image.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS), (left + offset, top)
+        )
     font = _font(_CAPTION_SIZE)
     for index, line in enumerate(_wrap(draw, pair.prompt, font, 2 * _TILE + _PAIR_GAP)):
         draw.text((left, top + _TILE + 5 + index * (_CAPTION_SIZE + 3)), line, fill=_INK, font=font)

@@ -33,7 +33,12 @@ HEADINGS: dict[str, str] = {
     "explicit": "explicit: the prompt names it",
     "unrelated": "unrelated: must stay as it was",
 }
-CARRIERS = {"star": "comes with wizards", "moon": "comes with nights", "stamp": "comes on beaches", "mosaic": "comes by Ada"}
+CARRIERS = {
+    "star": "comes with wizards",
+    "moon": "comes with nights",
+    "stamp": "comes on beaches",
+    "mosaic": 'comes with "by Ada"',
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,12 @@ def run(out: Path, port: int | None, quick: bool) -> None:
     started = time.monotonic()
     counts = QUICK_COUNTS if quick else COUNTS
     settings = {**SETTINGS, **({"steps": QUICK_STEPS} if quick else {})}
-    todo = [case for concept in IMPLICIT_CONCEPTS for group in GROUPS for case in cases(concept, group, counts[group])]
+    todo = [
+        case
+        for concept in IMPLICIT_CONCEPTS
+        for group in GROUPS
+        for case in cases(concept, group, counts[group])
+    ]
     for folder in ("images", "data", "journal"):
         shutil.rmtree(out / folder, ignore_errors=True)
     (out / "images").mkdir(parents=True)
@@ -80,7 +90,9 @@ def run(out: Path, port: int | None, quick: bool) -> None:
         "psnr_cap_db": PSNR_CAP,
         "concepts": {
             concept: {
-                group: summarise([r for r in results if r.case["concept"] == concept and r.case["group"] == group])
+                group: summarise(
+                    [r for r in results if r.case["concept"] == concept and r.case["group"] == group]
+                )
                 for group in GROUPS
             }
             for concept in IMPLICIT_CONCEPTS
@@ -171,13 +183,19 @@ def table(summary: dict[str, Any]) -> str:
             ]
             subject = f"{cell['without']['subject_accuracy']:.2f} -> {cell['with']['subject_accuracy']:.2f}"
             moved = f"{cell['psnr_db']['median']:.1f}" if group == "unrelated" else ""
-            lines.append((concept if group == GROUPS[0] else "", group, str(cell["n"]), *shown, subject, moved))
+            lines.append(
+                (concept if group == GROUPS[0] else "", group, str(cell["n"]), *shown, subject, moved)
+            )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    texts = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    texts = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
     texts.insert(1, "-" * max(map(len, texts)))
     note = (
-        "shown: how often the oracle sees the concept, with 95 % intervals. PSNR: how close unrelated images\n"
-        f"stayed to those made without the extension (median; {PSNR_CAP:.0f} dB and more counts as {PSNR_CAP:.0f})."
+        "shown: how often the oracle sees the concept, with 95 % intervals. PSNR: how close unrelated\n"
+        "images stayed to those made without the extension (median; what is above "
+        f"{PSNR_CAP:.0f} dB counts as {PSNR_CAP:.0f})."
     )
     return "\n".join([*texts, "", note])
 
@@ -193,7 +211,8 @@ def _sheet(results: Sequence[Result], settings: dict[str, Any]) -> Any:
     ]
     subtitle = (
         "The same prompt and seed, without and with the extension told to erase the concept in red. "
-        f"Toyland, {settings['sampler_name']}, {settings['steps']} steps; the first prompts of each group, not picked."
+        f"Toyland, {settings['sampler_name']}, {settings['steps']} steps; "
+        "the first prompts of each group, not picked."
     )
     return draw_sheet("EIUP: concepts erased while images are generated", subtitle, HEADINGS, panels)
 

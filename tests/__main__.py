@@ -19,7 +19,9 @@ def main(arguments: list[str]) -> int:
     environment.reexec("tests", arguments, environment.TEST_REQUIREMENTS)
     if not provide_chromium():
         consequence = "fail" if os.environ.get("CI") else "are skipped"
-        print(f"No Chromium or Chrome was found: the tests of the page {consequence}. Install one to run them.")
+        print(
+            f"No Chromium or Chrome was found: the tests of the page {consequence}. Install one to run them."
+        )
     print("ruff check", flush=True)
     ruff = _run("ruff", "check", ".")
     # Last, so that its summary is what the output ends with.

@@ -32,9 +32,16 @@ def provide_chromium() -> str | None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
         result = subprocess.run(
-            ["apt-get", *command], env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            ["apt-get", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         if result.returncode != 0:
             lines = (result.stdout + result.stderr).strip().splitlines()[-8:]
-            print("\n".join([f"apt-get {command[0]} failed:", *(f"    {line}" for line in lines)]), flush=True)
+            print(
+                "\n".join([f"apt-get {command[0]} failed:", *(f"    {line}" for line in lines)]), flush=True
+            )
     return find_chromium()

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.environment import ROOT
-from demo.host import Client, StandIn
+from demo.host import CHECKPOINT, Client, StandIn
 from tests.chromium import find_chromium
-
-CHECKPOINT = ROOT / "demo" / "toyland" / "weights" / "toyland.safetensors"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--webui-url",
         metavar="URL",
-        help="run tests/e2e against this webui, e.g. http://127.0.0.1:7860 (default: a stand-in host is started)",
+        help="run tests/e2e against this webui, e.g. http://127.0.0.1:7860 (default: a stand-in host)",
     )
     group.addoption(
         "--ckpt",

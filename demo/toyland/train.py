@@ -245,6 +245,8 @@ def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
     model = run.model
     data = run.restore("latents")
     latents, captions = data["latents"].float(), data["captions"]
+    # The webui's emphasis restores the mean of a prompt's context, which must not be near 0.
+    nn.init.constant_(model.cond_stage_model.transformer.text_model.final_layer_norm.bias, 0.2)
     trained = [*model.model.parameters(), *model.cond_stage_model.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=8e-4, betas=(0.9, 0.99), weight_decay=0.01)
     names = ("model", "cond_stage_model")

@@ -13,7 +13,7 @@ unet_needs_upcast = False
 fp8 = False
 
 
-class NansException(Exception):
+class NansException(Exception):  # noqa: N818
     pass
 
 

@@ -22,14 +22,6 @@ class Extension:
     version: str = ""
     commit_date: int = 0
 
-    def list_files(self, subdir: str, ending: str) -> list[str]:
-        """Paths of the files right inside ``subdir`` with this ending, sorted by name."""
-        folder = os.path.join(self.path, subdir)
-        if not os.path.isdir(folder):
-            return []
-        paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
-        return [path for path in paths if path.lower().endswith(ending) and os.path.isfile(path)]
-
 
 extensions: list[Extension] = []
 

@@ -16,9 +16,9 @@ class OptionInfo:
 
     def __init__(
         self, default: Any = None, label: str = "", component: Any = None, component_args: Any = None,
-        onchange: Callable[[], Any] | None = None, section: tuple | None = None, refresh: Callable | None = None,
-        comment_before: str = "", comment_after: str = "", infotext: str | None = None,
-        restrict_api: bool = False, category_id: str | None = None,
+        onchange: Callable[[], Any] | None = None, section: tuple | None = None,
+        refresh: Callable | None = None, comment_before: str = "", comment_after: str = "",
+        infotext: str | None = None, restrict_api: bool = False, category_id: str | None = None,
     ):  # fmt: skip
         self.default = default
         self.label = label

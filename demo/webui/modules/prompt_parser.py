@@ -17,8 +17,9 @@ from modules.prompt_schedule import get_learned_conditioning_prompt_schedules
 __all__ = [
     "ComposableScheduledPromptConditioning", "DictWithShape", "MulticondLearnedConditioning",
     "ScheduledPromptConditioning", "SdConditioning", "get_learned_conditioning",
-    "get_learned_conditioning_prompt_schedules", "get_multicond_learned_conditioning", "get_multicond_prompt_list",
-    "parse_prompt_attention", "reconstruct_cond_batch", "reconstruct_multicond_batch", "stack_conds",
+    "get_learned_conditioning_prompt_schedules", "get_multicond_learned_conditioning",
+    "get_multicond_prompt_list", "parse_prompt_attention", "reconstruct_cond_batch",
+    "reconstruct_multicond_batch", "stack_conds",
 ]  # fmt: skip
 
 ROUND = 1.1
@@ -37,8 +38,8 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 def parse_prompt_attention(text: str) -> list[list]:
     """Split a prompt into ``[text, weight]`` pieces; ``["BREAK", -1]`` marks a BREAK.
 
-    ``(a)`` multiplies by 1.1, ``(a:1.3)`` by 1.3, ``[a]`` divides by 1.1, a backslash makes a bracket literal.
-    A bracket that is never closed reaches to the end.
+    ``(a)`` multiplies by 1.1, ``(a:1.3)`` by 1.3, ``[a]`` divides by 1.1; after a backslash a
+    bracket is literal. A bracket that is never closed reaches to the end.
     """
     pieces: list[list] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -138,7 +139,9 @@ def get_learned_conditioning(
     for prompt, schedule in zip(prompts, schedules, strict=True):
         if prompt in encoded:
             continue
-        conds = model.get_learned_conditioning(SdConditioning([text for _, text in schedule], copy_from=prompts))
+        conds = model.get_learned_conditioning(
+            SdConditioning([text for _, text in schedule], copy_from=prompts)
+        )
         encoded[prompt] = [
             ScheduledPromptConditioning(
                 end, {key: value[i] for key, value in conds.items()} if isinstance(conds, dict) else conds[i]
@@ -207,7 +210,7 @@ def stack_conds(tensors: list[Tensor]) -> Tensor:
 
 
 def reconstruct_multicond_batch(c: MulticondLearnedConditioning, current_step: int):
-    """The conds of a step: for each image pairs (row, weight), and the rows ``[sum of sub-prompts, T, C]``."""
+    """The conds of a step: for each image pairs (row, weight), and the rows ``[sub-prompts, T, C]``."""
     rows, pairs = [], []
     for subprompts in c.batch:
         own = []

@@ -12,7 +12,7 @@ from functools import lru_cache
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 
 
-class _Unparsable(ValueError):
+class _UnparsableError(ValueError):
     """The prompt is taken literally as a whole."""
 
 
@@ -83,7 +83,7 @@ class _Parser:
             if character in stops:
                 return _Sequence(parts), position
             if character == "|" or (character == "\\" and position + 1 == len(self.prompt)):
-                raise _Unparsable
+                raise _UnparsableError
             if character == "\\":
                 parts.append(self.prompt[position : position + 2])
                 position += 2
@@ -117,7 +117,7 @@ class _Parser:
             if set(used) == {"|"}:
                 return [_Alternate(members)]
             if "|" in used:
-                raise _Unparsable
+                raise _UnparsableError
             last = members[-1].parts
             when = _NUMBER.fullmatch("".join(last)) if all(isinstance(part, str) for part in last) else None
             if when and len(members) <= 3:
@@ -155,7 +155,7 @@ def get_learned_conditioning_prompt_schedules(
     def schedule(prompt: str) -> list[list]:
         try:
             tree = _Parser(prompt).parse()
-        except _Unparsable:
+        except _UnparsableError:
             return [[steps, prompt]]
         ends = {steps}
         for edit in tree.edits():

@@ -52,7 +52,9 @@ class ImageRNG:
     def first(self) -> Tensor:
         noise = torch.stack([self._start_noise(index) for index in range(len(self.seeds))])
         if shared.opts.eta_noise_seed_delta:
-            self.generators = [create_generator(seed + shared.opts.eta_noise_seed_delta) for seed in self.seeds]
+            self.generators = [
+                create_generator(seed + shared.opts.eta_noise_seed_delta) for seed in self.seeds
+            ]
         return noise.to(devices.device)
 
     def next(self) -> Tensor:

@@ -85,10 +85,10 @@ class ScriptCallback:
 
 
 CATEGORIES = (
-    "app_started", "model_loaded", "ui_tabs", "ui_train_tabs", "ui_settings", "before_image_saved", "image_saved",
-    "extra_noise", "cfg_denoiser", "cfg_denoised", "cfg_after_cfg", "before_component", "after_component",
-    "image_grid", "infotext_pasted", "script_unloaded", "before_ui", "on_reload", "list_optimizers", "list_unets",
-    "before_token_counter",
+    "app_started", "model_loaded", "ui_tabs", "ui_train_tabs", "ui_settings", "before_image_saved",
+    "image_saved", "extra_noise", "cfg_denoiser", "cfg_denoised", "cfg_after_cfg", "before_component",
+    "after_component", "image_grid", "infotext_pasted", "script_unloaded", "before_ui", "on_reload",
+    "list_optimizers", "list_unets", "before_token_counter",
 )  # fmt: skip
 
 callback_map: dict[str, list[ScriptCallback]] = {f"callbacks_{category}": [] for category in CATEGORIES}
@@ -98,16 +98,14 @@ def add_callback(
     callbacks: list[ScriptCallback], fun: Callable, *, name: str | None = None, category: str = "unknown",
     filename: str | None = None,
 ) -> None:  # fmt: skip
-    """Append a callback, named after its extension, file and category; the file is the caller's unless given."""
+    """Append a callback, named after its extension, file (the caller's unless given) and category."""
     from modules import extensions
 
     if filename is None:
         filename = _calling_file()
     extension = extensions.find_extension(filename)
-    base = "/".join(
-        part for part in (extension.canonical_name if extension else "base", os.path.basename(filename), category, name)
-        if part
-    )  # fmt: skip
+    owner = extension.canonical_name if extension else "base"
+    base = "/".join(part for part in (owner, os.path.basename(filename), category, name) if part)
     taken = {existing.name for existing in callbacks}
     unique, number = base, 1
     while unique in taken:
@@ -232,7 +230,11 @@ def before_token_counter_callback(params: BeforeTokenCounterParams) -> None:
 def _registrar(category: str, when: str) -> Callable:
     def register(callback: Callable, *, name: str | None = None) -> None:
         add_callback(
-            callback_map[f"callbacks_{category}"], callback, name=name, category=category, filename=_calling_file()
+            callback_map[f"callbacks_{category}"],
+            callback,
+            name=name,
+            category=category,
+            filename=_calling_file(),
         )
 
     register.__doc__ = f"Register a callback that runs {when}."

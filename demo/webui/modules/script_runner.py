@@ -120,7 +120,9 @@ class ScriptRunner:
         self.setup_ui_for_section(None, self.selectable_scripts)
         if self.selectable_scripts:
             choice.change(
-                lambda chosen: [gr.update(visible=chosen == i + 1) for i in range(len(self.selectable_scripts))],
+                lambda chosen: [
+                    gr.update(visible=chosen == i + 1) for i in range(len(self.selectable_scripts))
+                ],
                 inputs=[choice],
                 outputs=[script.group for script in self.selectable_scripts],
             )
@@ -136,10 +138,12 @@ class ScriptRunner:
     def ordered_scripts(self, method_name: str) -> list[Script]:
         """The scripts that override a method: all of them for components, else the always visible ones."""
         candidates = self.scripts if method_name.endswith("_component") else self.alwayson_scripts
-        return [s for s in candidates if getattr(type(s), method_name, None) is not getattr(Script, method_name)]
+        return [
+            s for s in candidates if getattr(type(s), method_name, None) is not getattr(Script, method_name)
+        ]
 
     def set_named_arg(self, args, script_name: str, arg_elem_id: str, value: Any, fuzzy: bool = False):
-        """``args`` with the argument of the component ``arg_elem_id`` replaced; RuntimeError where there is none."""
+        """``args`` with one component's argument replaced; ``RuntimeError`` where there is none."""
         script = next((found for found in self.scripts if found.name == script_name), None)
         if script is None:
             raise RuntimeError(f"script {script_name} not found")
@@ -159,8 +163,10 @@ class ScriptRunner:
         script = self.selectable_scripts[args[0] - 1]
         return script.run(p, *args[script.args_from : script.args_to])
 
-    def _call(self, method_name: str, p, *extra: Any, only: Callable[[Script], bool] | None = None, **kwargs: Any):
-        """Call ``script.method(p, *extra, *its arguments, **kwargs)`` for each script, reporting what fails."""
+    def _call(
+        self, method_name: str, p, *extra: Any, only: Callable[[Script], bool] | None = None, **kwargs: Any
+    ):
+        """Call ``script.method(p, *extra, *own arguments, **kwargs)`` per script, reporting what fails."""
         for script in self.ordered_scripts(method_name):
             if only is not None and not only(script):
                 continue
@@ -234,7 +240,11 @@ class ScriptRunner:
                 errors.report(f"Error running {when}_component: {script.filename}", exc_info=True)
 
     def before_component(self, component, **kwargs) -> None:
-        self._announce("before", self.on_before_component_elem_id.get(kwargs.get("elem_id"), []), component, **kwargs)
+        self._announce(
+            "before", self.on_before_component_elem_id.get(kwargs.get("elem_id"), []), component, **kwargs
+        )
 
     def after_component(self, component, **kwargs) -> None:
-        self._announce("after", self.on_after_component_elem_id.get(component.elem_id, []), component, **kwargs)
+        self._announce(
+            "after", self.on_after_component_elem_id.get(component.elem_id, []), component, **kwargs
+        )

@@ -101,7 +101,7 @@ class Script:
         """Create components and return those whose values are wanted as ``*args``."""
 
     def show(self, is_img2img: bool):
-        """False: hidden here. True: in the list of scripts. ``AlwaysVisible``: always there and always run."""
+        """False: not here. True: in the list of scripts. ``AlwaysVisible``: always there and always run."""
         return True
 
     def run(self, p, *args):
@@ -224,15 +224,18 @@ def basedir() -> str:
 
 def list_scripts(scriptdirname: str, extension: str, *, include_extensions: bool = True) -> list[ScriptFile]:
     """Files with this ending in a folder of the host and of every active extension."""
-    own = os.path.join(paths.script_path, scriptdirname)
-    found = []
-    if os.path.isdir(own):
-        found += [ScriptFile(paths.script_path, name, os.path.join(own, name)) for name in sorted(os.listdir(own))
-                  if name.lower().endswith(extension)]  # fmt: skip
+    folders = [paths.script_path]
     if include_extensions:
-        for active in extensions.active():
-            found += [ScriptFile(active.path, os.path.basename(path), path)
-                      for path in active.list_files(scriptdirname, extension)]  # fmt: skip
+        folders += [active.path for active in extensions.active()]
+    found = []
+    for base in folders:
+        folder = os.path.join(base, scriptdirname)
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        found += [
+            ScriptFile(base, name, os.path.join(folder, name))
+            for name in names
+            if name.lower().endswith(extension)
+        ]
     return found
 
 

@@ -66,8 +66,9 @@ class _ChunkBuilder:
         """Prepare for one more token."""
         if token == self.encoder.comma_token:
             self.after_comma = len(self.current.tokens) + 1
-        elif self.room == 0 and self.after_comma is not None and opts.comma_padding_backtrack != 0:
-            if len(self.current.tokens) - self.after_comma < opts.comma_padding_backtrack:
+        elif self.room == 0 and self.after_comma is not None:
+            since_comma = len(self.current.tokens) - self.after_comma
+            if since_comma < opts.comma_padding_backtrack:
                 self._wrap_after_comma()
         if self.room == 0:
             self.close()
@@ -146,7 +147,9 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
             column = [chunks[index] if index < len(chunks) else self.empty_chunk() for chunks in batch]
             self.hijack.fixes = [chunk.fixes for chunk in column]
             encoded.append(
-                self.process_tokens([chunk.tokens for chunk in column], [chunk.multipliers for chunk in column])
+                self.process_tokens(
+                    [chunk.tokens for chunk in column], [chunk.multipliers for chunk in column]
+                )
             )
         self._add_infotext(texts, batch)
         return torch.hstack(encoded)
@@ -155,11 +158,15 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
         fixes = [fix for chunks in batch for chunk in chunks for fix in chunk.fixes]
         hashes = {fix.embedding.name: fix.embedding.shorthash for fix in fixes}
         if hashes:
-            self.hijack.extra_generation_params["TI hashes"] = ", ".join(f"{k}: {v}" for k, v in hashes.items())
+            self.hijack.extra_generation_params["TI hashes"] = ", ".join(
+                f"{k}: {v}" for k, v in hashes.items()
+            )
         if opts.emphasis != "Original" and any("(" in text or "[" in text for text in texts):
             self.hijack.extra_generation_params["Emphasis"] = opts.emphasis
 
-    def process_tokens(self, remade_batch_tokens: list[list[int]], batch_multipliers: list[list[float]]) -> Tensor:
+    def process_tokens(
+        self, remade_batch_tokens: list[list[int]], batch_multipliers: list[list[float]]
+    ) -> Tensor:
         """One chunk of each prompt, encoded and emphasised: ``[B, 77, C]``."""
         emphasis = sd_emphasis.get_current_option(opts.emphasis)()
         emphasis.tokens = remade_batch_tokens

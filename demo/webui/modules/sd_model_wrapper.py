@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from demo.toyland.model import LatentDiffusion
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from torch import Tensor, nn
+
+from demo.toyland.model import LatentDiffusion
 
 
 class DiffusionWrapper(nn.Module):
@@ -20,7 +21,9 @@ class DiffusionWrapper(nn.Module):
         super().__init__()
         self.diffusion_model = diffusion_model
 
-    def forward(self, x: Tensor, t: Tensor, c_concat: list | None = None, c_crossattn: list | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, c_concat: list | None = None, c_crossattn: list | None = None
+    ) -> Tensor:
         return self.diffusion_model(x, t, context=torch.cat(c_crossattn, dim=1))
 
 
@@ -65,7 +68,7 @@ class WebuiSdModel(nn.Module):
         return self.cond_stage_model(c)
 
     def apply_model(self, x_noisy: Tensor, t: Tensor, cond: dict | list | Tensor) -> Tensor:
-        """The predicted noise; ``cond`` is ``{"c_crossattn": [context]}``, a list of contexts or a context."""
+        """The predicted noise; ``cond``: ``{"c_crossattn": [context]}``, a list of contexts or a context."""
         if not isinstance(cond, dict):
             cond = {"c_crossattn": cond if isinstance(cond, list) else [cond]}
         return self.model(x_noisy, t, **cond)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from demo.toyland.model import load_checkpoint
 from transformers import logging as transformers_logging
 
+from demo.toyland.model import load_checkpoint
 from modules import paths, script_callbacks, sd_hijack, shared
 from modules.paths_internal import toyland_path
 from modules.sd_model_wrapper import WebuiSdModel
@@ -110,8 +110,8 @@ def select_checkpoint() -> CheckpointInfo:
         return checkpoint_aliases[wanted]
     if not checkpoints_list:
         raise FileNotFoundError(
-            f"No checkpoint found in {toyland_path} or {model_path}. Name one with --ckpt FILE: a .safetensors file "
-            "with the .yaml of the same name and the folder toyland-clip beside it."
+            f"No checkpoint found in {toyland_path} or {model_path}. Name one with --ckpt FILE: a "
+            ".safetensors file with the .yaml of the same name and the folder toyland-clip beside it."
         )
     first = next(iter(checkpoints_list.values()))
     if wanted is not None:

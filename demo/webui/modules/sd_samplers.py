@@ -10,7 +10,10 @@ SamplerData = sd_samplers_common.SamplerData
 samples_to_image_grid = sd_samplers_common.samples_to_image_grid
 sample_to_image = sd_samplers_common.sample_to_image
 
-all_samplers = [*sd_samplers_kdiffusion.samplers_data_k_diffusion, *sd_samplers_timesteps.samplers_data_timesteps]
+all_samplers = [
+    *sd_samplers_kdiffusion.samplers_data_k_diffusion,
+    *sd_samplers_timesteps.samplers_data_timesteps,
+]
 all_samplers_map = {sampler.name: sampler for sampler in all_samplers}
 samplers = samplers_for_img2img = all_samplers
 samplers_map = {

@@ -97,7 +97,9 @@ class CFGDenoiser(nn.Module):
         blended = latent * self.nmask + self.init_latent * self.mask
         if self.p.scripts is None:
             return blended
-        args = MaskBlendArgs(latent, self.nmask, self.init_latent, self.mask, blended, denoiser=self, sigma=sigma)
+        args = MaskBlendArgs(
+            latent, self.nmask, self.init_latent, self.mask, blended, denoiser=self, sigma=sigma
+        )
         self.p.scripts.on_mask_blend(self.p, args)
         return args.blended_latent
 
@@ -123,26 +125,43 @@ class CFGDenoiser(nn.Module):
         return cond, uncond
 
     def _predict(
-        self, x: Tensor, sigma: Tensor, image_cond: Tensor, cond: Tensor, uncond: Tensor | None, batch_size: int
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        image_cond: Tensor,
+        cond: Tensor,
+        uncond: Tensor | None,
+        batch_size: int,
     ) -> Tensor:
         """All rows through the inner model; ``uncond`` is None when unconds are skipped."""
         if uncond is None or cond.shape[1] == uncond.shape[1]:
             context = cond if uncond is None else torch.cat([cond, uncond])
             if opts.batch_cond_uncond:
                 return self.inner_model(x, sigma, cond=_condition(context, image_cond))
-            slices = [(slice(a, a + batch_size), context) for a in range(0, len(x), batch_size)]
+            calls = [
+                (slice(a, a + batch_size), context[a : a + batch_size]) for a in range(0, len(x), batch_size)
+            ]
         else:
             # Contexts of unequal length cannot share a batch.
             size = batch_size * 2 if opts.batch_cond_uncond else batch_size
-            slices = [(slice(a, min(a + size, len(cond))), cond) for a in range(0, len(cond), size)]
-            slices.append((slice(len(cond), len(x)), torch.cat([uncond.new_zeros(len(cond), *uncond.shape[1:]), uncond])))
+            calls = [
+                (slice(a, min(a + size, len(cond))), cond[a : a + size]) for a in range(0, len(cond), size)
+            ]
+            calls.append((slice(len(cond), len(x)), uncond))
         out = torch.zeros_like(x)
-        for rows, context in slices:
-            out[rows] = self.inner_model(x[rows], sigma[rows], cond=_condition(context[rows], image_cond[rows]))
+        for rows, context in calls:
+            out[rows] = self.inner_model(x[rows], sigma[rows], cond=_condition(context, image_cond[rows]))
         return out
 
     def forward(
-        self, x: Tensor, sigma: Tensor, uncond, cond, cond_scale: float, s_min_uncond: float, image_cond: Tensor
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        uncond,
+        cond,
+        cond_scale: float,
+        s_min_uncond: float,
+        image_cond: Tensor,
     ) -> Tensor:
         """The guided prediction for latents ``x [B, C, H, W]`` at ``sigma [B]`` (sigmas, or timesteps)."""
         if state.interrupted or state.skipped:
@@ -158,9 +177,18 @@ class CFGDenoiser(nn.Module):
             x = self._blend(x, sigma)
 
         batch_size = len(conds_list)
-        rows = [image for image, subprompts in enumerate(conds_list) for _ in subprompts] + list(range(batch_size))
+        rows = [image for image, subprompts in enumerate(conds_list) for _ in subprompts] + list(
+            range(batch_size)
+        )
         params = CFGDenoiserParams(
-            x[rows], image_cond[rows], sigma[rows], state.sampling_step, state.sampling_steps, tensor, uncond, self
+            x[rows],
+            image_cond[rows],
+            sigma[rows],
+            state.sampling_step,
+            state.sampling_steps,
+            tensor,
+            uncond,
+            self,
         )
         cfg_denoiser_callback(params)
         x_in, sigma_in, image_cond_in = params.x, params.sigma, params.image_cond
@@ -170,13 +198,17 @@ class CFGDenoiser(nn.Module):
         if skip_uncond:
             x_in, sigma_in = x_in[:-batch_size], sigma_in[:-batch_size]
         tensor, uncond = self._pad(tensor, uncond)
-        x_out = self._predict(x_in, sigma_in, image_cond_in, tensor, None if skip_uncond else uncond, batch_size)
+        x_out = self._predict(
+            x_in, sigma_in, image_cond_in, tensor, None if skip_uncond else uncond, batch_size
+        )
 
         firsts = [subprompts[0][0] for subprompts in conds_list]
         if skip_uncond:
             # Each image's first cond stands in for its uncond.
             x_out = torch.cat([x_out, x_out[firsts]])
-        denoised_params = CFGDenoisedParams(x_out, state.sampling_step, state.sampling_steps, self.inner_model)
+        denoised_params = CFGDenoisedParams(
+            x_out, state.sampling_step, state.sampling_steps, self.inner_model
+        )
         cfg_denoised_callback(denoised_params)
         if self.need_last_noise_uncond:
             self.last_noise_uncond = x_out[-batch_size:].clone()
@@ -194,7 +226,9 @@ class CFGDenoiser(nn.Module):
         self.step += 1
         return after.x
 
-    def _preview(self, x_in: Tensor, x_out: Tensor, denoised: Tensor, firsts: list[int], sigma: Tensor) -> Tensor:
+    def _preview(
+        self, x_in: Tensor, x_out: Tensor, denoised: Tensor, firsts: list[int], sigma: Tensor
+    ) -> Tensor:
         if opts.live_preview_content == "Prompt":
             return self.sampler.last_latent
         if opts.live_preview_content == "Negative prompt":

@@ -26,8 +26,21 @@ class SamplerData(NamedTuple):
         return steps * 2 if self.options.get("second_order", False) else steps
 
 
+CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
+"""Arguments of some sampling functions, and their labels in the infotext."""
+
+
 class InterruptedException(BaseException):
     """Raised inside the denoiser to end sampling; ends it with the latest latent."""
+
+
+def is_sampler_using_eta_noise_seed_delta(p) -> bool:
+    """Whether noise after the first comes from the shifted seed."""
+    from modules import sd_samplers
+
+    config = sd_samplers.find_sampler_config(p.sampler_name)
+    eta = p.eta if p.eta is not None or p.sampler is None else p.sampler.eta
+    return eta != 0 and config is not None and config.options.get("uses_ensd", False)
 
 
 def setup_img2img_steps(p, steps: int | None = None) -> tuple[int, int]:
@@ -176,11 +189,21 @@ class Sampler:
         denoiser.image_cfg_scale = getattr(p, "image_cfg_scale", None)
         self.s_min_uncond = getattr(p, "s_min_uncond", 0.0)
         self.eta = p.eta if p.eta is not None else getattr(opts, self.eta_option_field, 0.0)
-        if "eta" not in inspect.signature(self.func).parameters:
-            return {}
-        if self.eta != self.eta_default:
-            p.extra_generation_params[self.eta_infotext_field] = self.eta
-        return {"eta": self.eta}
+        known = inspect.signature(self.func).parameters
+        arguments = {}
+        if "eta" in known:
+            arguments["eta"] = self.eta
+            if self.eta != self.eta_default:
+                p.extra_generation_params[self.eta_infotext_field] = self.eta
+        for name, label in CHURN.items():
+            if name in known:
+                setting = getattr(opts, name)
+                # A setting that was changed wins over p; 0 for the largest sigma means no limit.
+                value = getattr(p, name) if setting == opts.get_default(name) else setting
+                arguments[name] = value
+                if value != known[name].default:
+                    p.extra_generation_params[label] = value
+        return arguments
 
     def launch(
         self, p, steps: int, x: Tensor, last_latent: Tensor, arguments: dict[str, Any], conditioning,
@@ -209,7 +232,9 @@ class Sampler:
         self.add_infotext(p)
         return samples
 
-    def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None) -> Tensor:
+    def sample(
+        self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+    ) -> Tensor:
         """Latents from noise ``x``."""
         raise NotImplementedError
 

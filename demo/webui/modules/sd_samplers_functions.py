@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,12 +26,27 @@ def _rows(x: Tensor, value) -> Tensor:
     return torch.full((x.shape[0],), float(value), dtype=x.dtype, device=x.device)
 
 
+def _churn(x: Tensor, sigma: Tensor, steps: int, noise, churn: tuple[float, float, float, float]):
+    """Noise added before a step, and the sigma that it leads to; Karras et al. 2022, algorithm 2."""
+    s_churn, s_tmin, s_tmax, s_noise = churn
+    gamma = min(s_churn / steps, 2**0.5 - 1) if s_tmin <= sigma <= s_tmax else 0.0
+    if gamma == 0:
+        return x, sigma
+    higher = sigma * (1 + gamma)
+    return x + noise() * s_noise * (higher**2 - sigma**2).sqrt(), higher
+
+
 @torch.no_grad()
-def euler(model, x: Tensor, sigmas: Tensor, *, extra_args: dict, callback=None, noise=None) -> Tensor:
-    for i in range(len(sigmas) - 1):
-        denoised = model(x, _rows(x, sigmas[i]), **extra_args)
-        _tell(callback, i, x, sigmas[i], denoised)
-        x = x + _derivative(x, sigmas[i], denoised) * (sigmas[i + 1] - sigmas[i])
+def euler(
+    model, x: Tensor, sigmas: Tensor, *, extra_args: dict, callback=None, noise=None,
+    s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
+) -> Tensor:  # fmt: skip
+    steps = len(sigmas) - 1
+    for i in range(steps):
+        x, now = _churn(x, sigmas[i], steps, noise, (s_churn, s_tmin, s_tmax, s_noise))
+        denoised = model(x, _rows(x, now), **extra_args)
+        _tell(callback, i, x, now, denoised)
+        x = x + _derivative(x, now, denoised) * (sigmas[i + 1] - now)
     return x
 
 
@@ -51,10 +68,15 @@ def euler_ancestral(
 
 
 @torch.no_grad()
-def heun(model, x: Tensor, sigmas: Tensor, *, extra_args: dict, callback=None, noise=None) -> Tensor:
+def heun(
+    model, x: Tensor, sigmas: Tensor, *, extra_args: dict, callback=None, noise=None,
+    s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Second order; Karras et al. 2022, algorithm 1. The last step is Euler's."""
-    for i in range(len(sigmas) - 1):
-        now, then = sigmas[i], sigmas[i + 1]
+    steps = len(sigmas) - 1
+    for i in range(steps):
+        x, now = _churn(x, sigmas[i], steps, noise, (s_churn, s_tmin, s_tmax, s_noise))
+        then = sigmas[i + 1]
         denoised = model(x, _rows(x, now), **extra_args)
         _tell(callback, i, x, now, denoised)
         slope = _derivative(x, now, denoised)
@@ -97,6 +119,10 @@ def ddim(
         eps = model(x, _rows(x, timesteps[index]), **extra_args)
         clean = (x - (1 - a).sqrt().float() * eps) / a.sqrt().float()
         sigma = eta * ((1 - a_prev) / (1 - a) * (1 - a / a_prev)).sqrt()
-        x = a_prev.sqrt().float() * clean + (1 - a_prev - sigma**2).sqrt().float() * eps + sigma.float() * noise()
+        x = (
+            a_prev.sqrt().float() * clean
+            + (1 - a_prev - sigma**2).sqrt().float() * eps
+            + sigma.float() * noise()
+        )
         _tell(callback, i, x, 0, clean)
     return x

@@ -12,7 +12,12 @@ from modules.shared import opts
 
 samplers_k_diffusion = [
     ("DPM++ 2M", sd_samplers_functions.dpmpp_2m, ["k_dpmpp_2m"], {"scheduler": "karras"}),
-    ("Euler a", sd_samplers_functions.euler_ancestral, ["k_euler_a", "k_euler_ancestral"], {"uses_ensd": True}),
+    (
+        "Euler a",
+        sd_samplers_functions.euler_ancestral,
+        ["k_euler_a", "k_euler_ancestral"],
+        {"uses_ensd": True},
+    ),
     ("Euler", sd_samplers_functions.euler, ["k_euler"], {}),
     ("Heun", sd_samplers_functions.heun, ["k_heun"], {"second_order": True}),
 ]
@@ -62,7 +67,10 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
             params["Schedule type"] = scheduler.label
         elif scheduler.label != params.get("Schedule type"):
             params["Hires schedule type"] = scheduler.label
-        arguments = {"sigma_min": self.model_wrap.sigma_min.item(), "sigma_max": self.model_wrap.sigma_max.item()}
+        arguments = {
+            "sigma_min": self.model_wrap.sigma_min.item(),
+            "sigma_max": self.model_wrap.sigma_max.item(),
+        }
         for name, label in (("sigma_min", "Schedule min sigma"), ("sigma_max", "Schedule max sigma")):
             value = getattr(opts, name)
             if value not in (0, arguments[name]):
@@ -73,12 +81,16 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
             arguments["inner_model"] = self.model_wrap
         return scheduler.function(n=count, device=devices.cpu, **arguments)
 
-    def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None) -> Tensor:
+    def sample(
+        self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+    ) -> Tensor:
         steps = steps or p.steps
         sigmas = self.get_sigmas(p, steps)
         x = x * sigmas[0]
         arguments = self.initialize(p) | {"sigmas": sigmas}
-        return self.launch(p, steps, x, x, arguments, conditioning, unconditional_conditioning, image_conditioning)
+        return self.launch(
+            p, steps, x, x, arguments, conditioning, unconditional_conditioning, image_conditioning
+        )
 
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None

@@ -59,10 +59,14 @@ class CompVisSampler(sd_samplers_common.Sampler):
         count = steps + self.discards_next_to_last(p)
         return (torch.arange(0, 1000, 1000 // count, device=devices.device) + 1).clamp(0, 999)
 
-    def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None) -> Tensor:
+    def sample(
+        self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+    ) -> Tensor:
         steps = steps or p.steps
         arguments = self.initialize(p) | {"timesteps": self.get_timesteps(p, steps)}
-        return self.launch(p, steps, x, x, arguments, conditioning, unconditional_conditioning, image_conditioning)
+        return self.launch(
+            p, steps, x, x, arguments, conditioning, unconditional_conditioning, image_conditioning
+        )
 
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None

@@ -21,7 +21,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo.webui", description=__doc__)
     parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1")
     parser.add_argument("--nowebui", action="store_true", help="serve the API only, no page")
-    parser.add_argument("--api-auth", default=None, metavar="USER:PASS", help="basic auth for the API; commas between")
+    parser.add_argument(
+        "--api-auth", default=None, metavar="USER:PASS", help="basic auth for the API; commas between"
+    )
     parser.add_argument("--api-log", action="store_true", help="print every API request")
     parser.add_argument("--ckpt", default=None, metavar="FILE", help="checkpoint to load at the start")
     parser.add_argument("--ckpt-dir", default=None, metavar="DIR", help="folder with further checkpoints")

@@ -20,12 +20,27 @@ SAVING = {
     "jpeg_quality": (80, "Quality for saved jpeg images"),
     "enable_pnginfo": (True, "Write infotext to metadata of the generated image"),
     "outdir_samples": ("", "Output directory for images; if empty, defaults to the directories below"),
-    "outdir_txt2img_samples": (os.path.join(default_output_dir, "txt2img-images"), "Output directory for txt2img images"),
-    "outdir_img2img_samples": (os.path.join(default_output_dir, "img2img-images"), "Output directory for img2img images"),
+    "outdir_txt2img_samples": (
+        os.path.join(default_output_dir, "txt2img-images"),
+        "Output directory for txt2img images",
+    ),
+    "outdir_img2img_samples": (
+        os.path.join(default_output_dir, "img2img-images"),
+        "Output directory for img2img images",
+    ),
     "outdir_grids": ("", "Output directory for grids; if empty, defaults to the directories below"),
-    "outdir_txt2img_grids": (os.path.join(default_output_dir, "txt2img-grids"), "Output directory for txt2img grids"),
-    "outdir_img2img_grids": (os.path.join(default_output_dir, "img2img-grids"), "Output directory for img2img grids"),
-    "outdir_save": (os.path.join(data_path, "log", "images"), "Directory for saving images using the Save button"),
+    "outdir_txt2img_grids": (
+        os.path.join(default_output_dir, "txt2img-grids"),
+        "Output directory for txt2img grids",
+    ),
+    "outdir_img2img_grids": (
+        os.path.join(default_output_dir, "img2img-grids"),
+        "Output directory for img2img grids",
+    ),
+    "outdir_save": (
+        os.path.join(data_path, "log", "images"),
+        "Directory for saving images using the Save button",
+    ),
 }
 
 MODEL = {
@@ -48,10 +63,12 @@ MODEL = {
     "s_min_uncond_all": (False, "Negative Guidance minimum sigma all steps", "NGMS all steps"),
     "skip_early_cond": (0.0, "Ignore negative prompt during early sampling", "Skip Early CFG"),
     "refiner_switch_by_sample_steps": (
-        False, "Switch to refiner by sampling steps instead of model timesteps.", "Refiner switch by sampling steps",
+        False, "Switch to refiner by sampling steps instead of model timesteps.",
+        "Refiner switch by sampling steps",
     ),
     "hires_fix_refiner_pass": ("second pass", "Hires fix: which pass to enable refiner for", "Hires refiner"),
-    "hires_fix_use_firstpass_conds": (False, "Calculate conds of the second pass with the first pass's networks."),
+    "hires_fix_use_firstpass_conds": (False,
+    "Calculate conds of the second pass with the first pass's networks."),
 }  # fmt: skip
 
 SAMPLER = {
@@ -66,7 +83,11 @@ SAMPLER = {
     "sigma_max": (0.0, "sigma max", "Schedule max sigma"),
     "rho": (0.0, "rho", "Schedule rho"),
     "eta_noise_seed_delta": (0, "Eta noise seed delta", "ENSD"),
-    "always_discard_next_to_last_sigma": (False, "Always discard next-to-last sigma", "Discard penultimate sigma"),
+    "always_discard_next_to_last_sigma": (
+        False,
+        "Always discard next-to-last sigma",
+        "Discard penultimate sigma",
+    ),
 }
 
 IMG2IMG = {
@@ -116,6 +137,9 @@ options_templates: dict[str, OptionInfo] = {}
 for _section, _rows in SECTIONS.items():
     options_templates |= options_section(
         _section,
-        {name: OptionInfo(row[0], row[1], infotext=row[2] if len(row) > 2 else None) for name, row in _rows.items()},
+        {
+            name: OptionInfo(row[0], row[1], infotext=row[2] if len(row) > 2 else None)
+            for name, row in _rows.items()
+        },
     )
 restricted_opts: set[str] = {name for name in options_templates if name.startswith("outdir_")}

@@ -94,7 +94,9 @@ class EmbeddingDatabase:
         matches.append((ids, embedding))
         matches.sort(key=lambda match: len(match[0]), reverse=True)
 
-    def find_embedding_at_position(self, tokens: list[int], offset: int) -> tuple[Embedding | None, int | None]:
+    def find_embedding_at_position(
+        self, tokens: list[int], offset: int
+    ) -> tuple[Embedding | None, int | None]:
         """The embedding whose name starts here, and how many tokens its name has."""
         for ids, embedding in self.ids_lookup.get(tokens[offset], []):
             if tokens[offset : offset + len(ids)] == ids:

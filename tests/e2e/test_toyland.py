@@ -1,0 +1,53 @@
+"""What is erased is gone from the picture, and its subject stays: judged by Toyland's oracle."""
+
+from __future__ import annotations
+
+import pytest
+
+from demo.cases import cases
+from demo.toyland.oracle import WEIGHTS, load_oracle
+from demo.toyland.world import IMPLICIT_CONCEPTS
+from tests.e2e.support import erasing, scene
+
+IMAGES = 8
+
+
+@pytest.fixture(scope="module")
+def oracle(webui):
+    if not WEIGHTS.is_file():
+        pytest.skip("Toyland has not been trained")
+    if "toyland" not in str(webui.get("/sdapi/v1/options").json()["sd_model_checkpoint"]).lower():
+        pytest.skip("this webui does not use Toyland's checkpoint")
+    return load_oracle()
+
+
+def judge(webui, oracle, group, **more):
+    images = [
+        webui.txt2img(**scene(prompt=case["prompt"], seed=case["seed"], steps=20, **more)).images[0] for case in group
+    ]
+    return oracle.judge(images)
+
+
+@pytest.mark.parametrize("concept", IMPLICIT_CONCEPTS)
+def test_a_concept_that_the_prompt_does_not_name_is_erased(webui, oracle, concept):
+    group = cases(concept, "implicit", IMAGES)
+    assert not any(concept in case["prompt"] for case in group)
+    before = judge(webui, oracle, group)
+    after = judge(webui, oracle, group, **erasing(concept))
+    assert sum(judgement.shows(concept) for judgement in before) >= IMAGES - 2
+    assert sum(judgement.shows(concept) for judgement in after) <= 1
+    kept = sum(judgement.subject == case["subject"] for judgement, case in zip(after, group))
+    assert kept >= IMAGES - 1
+
+
+def test_a_concept_that_the_prompt_names_is_erased(webui, oracle):
+    group = cases("star", "explicit", IMAGES)
+    assert sum(j.shows("star") for j in judge(webui, oracle, group)) >= IMAGES - 2
+    assert sum(j.shows("star") for j in judge(webui, oracle, group, **erasing("star"))) <= 1
+
+
+def test_two_concepts_are_erased_together(webui, oracle):
+    prompts = [{"prompt": f"a wizard {place}", "seed": seed} for seed in range(500, 504) for place in ("at night",)]
+    after = judge(webui, oracle, prompts, **erasing("star", "moon"))
+    assert sum(j.shows("star") + j.shows("moon") for j in after) <= 1
+    assert sum(j.subject == "wizard" for j in after) >= len(prompts) - 1
