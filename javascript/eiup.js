@@ -12,7 +12,9 @@
         if (!label || !enabled || !concepts) return;
         const count = enabled.checked ? countConcepts(concepts.value) : 0;
         const text = count ? `EIUP: ${count} concept${count === 1 ? "" : "s"}` : "EIUP";
-        if (label.textContent.trim() !== text) label.textContent = text;
+        // The host puts the checkbox into the label too: only the text node may change.
+        const node = Array.from(label.childNodes).find(child => child.nodeType === Node.TEXT_NODE);
+        if (node && node.data.trim() !== text) node.data = text;
     }
 
     function updateHeaders() {
