@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ EXTENSION = "EIUP"
 CHECKPOINT = environment.ROOT / "demo" / "toyland" / "weights" / "toyland.safetensors"
 READY_WITHIN = 180.0
 ANSWER_WITHIN = 600.0
+_READY = re.compile(rb"^Ready: http", re.MULTILINE)
 
 
 class HostError(RuntimeError):
@@ -132,6 +134,10 @@ class StandIn:
         deadline = time.monotonic() + READY_WITHIN
         while time.monotonic() < deadline:
             self.check()
+            # The host says when its routes are complete; until then it must not be asked.
+            if not _READY.search(self.log.read_bytes()):
+                time.sleep(0.1)
+                continue
             try:
                 if self.client.get("/sdapi/v1/options", timeout=5).status_code == 200:
                     return

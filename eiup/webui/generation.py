@@ -9,7 +9,6 @@ from typing import Any
 
 from modules import paths, shared
 
-from ..errors import RequestError
 from ..journal import Journal, PassEvidence, image_record
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
@@ -25,12 +24,12 @@ class Generation:
     """
 
     def __init__(self, p: Any, args: Sequence[Any]):
-        self.error: RequestError | None = None
+        self.error: Exception | None = None
         self.request = ErasureRequest()
         self.passes: list[SamplingPass] = []
         try:
             self.request = ErasureRequest.from_args(args)
-        except RequestError as error:
+        except Exception as error:
             self.error = error
         if self.request.active:
             p.extra_generation_params[INFOTEXT_KEY] = self.request.to_infotext()

@@ -38,7 +38,10 @@ LAYOUTS = {
     "long negative prompt": (dict(negative_prompt=LONG), None),
     "long prompt, AND": (dict(prompt=f"{LONG} AND a knight on a beach :0.6"), None),
     "long prompt, padded": (dict(prompt=LONG, **override(pad_cond_uncond=True)), "Pad conds"),
-    "long negative prompt, padded": (dict(negative_prompt=LONG, **override(pad_cond_uncond=True)), "Pad conds"),
+    "long negative prompt, padded": (
+        dict(negative_prompt=LONG, **override(pad_cond_uncond=True)),
+        "Pad conds",
+    ),
     "no batching": (override(batch_cond_uncond=False), None),
     "no batching, AND": (
         dict(prompt="a wizard AND a forest :0.4 AND a boat", **override(batch_cond_uncond=False)),
@@ -91,9 +94,9 @@ def test_one_request_of_several_batches_equals_its_images_alone(webui):
     assert [difference(a, b) <= ROUNDING for a, b in zip(answer.images, alone)] == [True] * 4
 
 
-def test_padding_and_batching_hardly_change_what_is_erased(webui):
-    """The rows are found again where the same batch is cut into pieces."""
-    payload = scene(prompt="a wizard AND a forest at night :0.4", negative_prompt="a boat", batch_size=2, **CONCEPTS)
+def test_a_batch_that_is_cut_into_pieces_is_erased_as_the_whole(webui):
+    prompts = dict(prompt="a wizard AND a forest at night :0.4", negative_prompt="a boat")
+    payload = scene(**prompts, batch_size=2, **CONCEPTS)
     whole = webui.txt2img(**payload)
     pieces = webui.txt2img(**payload, **override(batch_cond_uncond=False))
     assert [difference(a, b) <= ROUNDING for a, b in zip(whole.images, pieces.images)] == [True] * 2

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.support import changed, same, scene
+from tests.e2e.support import changed, erasing, same, scene
 
 webuiapi = pytest.importorskip("webuiapi")
 
@@ -20,10 +20,10 @@ def client(webui, monkeypatch):
 
 
 def test_webuiapi(webui, client, plain):
-    settings = {key: value for key, value in scene().items()}
+    settings = scene()
     erased = client.txt2img(**settings, alwayson_scripts={"EIUP": {"args": [{"concepts": ["star"]}]}})
     assert same(client.txt2img(**settings).image, plain)
     assert changed(erased.image, plain)
     assert "EIUP" in erased.info["infotexts"][0]
     with pytest.raises(RuntimeError, match="strength is 11"):
-        client.txt2img(**settings, alwayson_scripts={"EIUP": {"args": [{"concepts": ["star"], "strength": 11}]}})
+        client.txt2img(**settings, **erasing("star", strength=11))

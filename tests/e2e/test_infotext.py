@@ -12,7 +12,9 @@ from tests.e2e.support import changed, encoded, erasing, same, scene
 REQUESTS = {
     "one concept": erasing("star"),
     "every field": erasing("star", {"concept": "moon", "weight": 1.5}, strength=1.25, start=0.1, end=0.85),
-    "characters of the syntax": erasing({"concept": 'star, "moon": (red) #1'}, {"concept": "back\\slash", "weight": 0.5}),
+    "characters of the syntax": erasing(
+        {"concept": 'star, "moon": (red) #1'}, {"concept": "back\\slash", "weight": 0.5}
+    ),
     "another script": erasing("Stern für Jürgen", "星"),
 }
 

@@ -83,7 +83,7 @@ def test_hires_fix_erases(webui):
 
 
 def test_both_passes_of_hires_fix_erase(webui):
-    """The second pass starts at 0.4 of the noise schedule, so that the beginning belongs to the first alone."""
+    """The second pass starts at 0.4 of the noise schedule: what is before belongs to the first alone."""
     first_only = webui.txt2img(**scene(**HIRES, **erasing("star", end=0.3)))
     both = webui.txt2img(**scene(**HIRES, **erasing("star")))
     first_pass = webui.txt2img(**scene(**erasing("star")))

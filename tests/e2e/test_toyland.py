@@ -22,10 +22,8 @@ def oracle(webui):
 
 
 def judge(webui, oracle, group, **more):
-    images = [
-        webui.txt2img(**scene(prompt=case["prompt"], seed=case["seed"], steps=20, **more)).images[0] for case in group
-    ]
-    return oracle.judge(images)
+    payloads = [scene(prompt=case["prompt"], seed=case["seed"], steps=20, **more) for case in group]
+    return oracle.judge([webui.txt2img(**payload).images[0] for payload in payloads])
 
 
 @pytest.mark.parametrize("concept", IMPLICIT_CONCEPTS)
@@ -47,7 +45,7 @@ def test_a_concept_that_the_prompt_names_is_erased(webui, oracle):
 
 
 def test_two_concepts_are_erased_together(webui, oracle):
-    prompts = [{"prompt": f"a wizard {place}", "seed": seed} for seed in range(500, 504) for place in ("at night",)]
+    prompts = [{"prompt": "a wizard at night", "seed": seed} for seed in range(500, 504)]
     after = judge(webui, oracle, prompts, **erasing("star", "moon"))
     assert sum(j.shows("star") + j.shows("moon") for j in after) <= 1
     assert sum(j.subject == "wizard" for j in after) >= len(prompts) - 1

@@ -7,6 +7,7 @@ import os
 import gradio as gr
 
 from modules import scripts, shared, util
+from modules.paths import script_path
 
 _original_response = gr.routes.templates.TemplateResponse
 # Gradio's page loads these from elsewhere; without a network they would only hold it up.
@@ -23,7 +24,9 @@ def webpath(fn: str) -> str:
 
 
 def javascript_html() -> str:
-    tags = [
+    # script.js defines what the others call while they load.
+    tags = [f'<script src="{webpath(os.path.join(script_path, "script.js"))}"></script>']
+    tags += [
         f'<script{kind} src="{webpath(file.path)}"></script>'
         for ending, kind in ((".js", ""), (".mjs", ' type="module"'))
         for file in scripts.list_scripts("javascript", ending)

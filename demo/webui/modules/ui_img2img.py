@@ -85,10 +85,10 @@ def create_interface() -> gr.Blocks:
                 with gr.Row(elem_id="img2img_accordions", elem_classes="accordions"):
                     runner.setup_ui_for_section("accordions")
                 with FormRow():
-                    with gr.Column(elem_id="img2img_column_size", scale=4):
+                    with gr.Column(elem_id="img2img_column_size", scale=4, min_width=200):
                         width = gr.Slider(64, 2048, SIZE, step=8, label="Width", elem_id="img2img_width")
                         height = gr.Slider(64, 2048, SIZE, step=8, label="Height", elem_id="img2img_height")
-                    with gr.Column(elem_id="img2img_column_batch"):
+                    with gr.Column(elem_id="img2img_column_batch", scale=3, min_width=160):
                         batch_count = gr.Slider(
                             1, 100, 1, step=1, label="Batch count", elem_id="img2img_batch_count"
                         )

@@ -154,14 +154,17 @@ def create_interface() -> gr.Blocks:
                     hires = _Hires()
                     runner.setup_ui_for_section("accordions")
                 with FormRow():
-                    with gr.Column(elem_id="txt2img_column_size", scale=4):
+                    with gr.Column(elem_id="txt2img_column_size", scale=4, min_width=200):
                         width = gr.Slider(64, 2048, SIZE, step=8, label="Width", elem_id="txt2img_width")
                         height = gr.Slider(64, 2048, SIZE, step=8, label="Height", elem_id="txt2img_height")
                     with gr.Column(
-                        elem_id="txt2img_dimensions_row", scale=1, elem_classes="dimensions-tools"
+                        elem_id="txt2img_dimensions_row",
+                        scale=0,
+                        min_width=40,
+                        elem_classes="dimensions-tools",
                     ):
                         switch = ToolButton(value=ui.switch_values_symbol, elem_id="txt2img_res_switch_btn")
-                    with gr.Column(elem_id="txt2img_column_batch"):
+                    with gr.Column(elem_id="txt2img_column_batch", scale=3, min_width=160):
                         batch_count = gr.Slider(
                             1, 100, 1, step=1, label="Batch count", elem_id="txt2img_batch_count"
                         )
