@@ -102,7 +102,8 @@ class StandIn:
         self.process = subprocess.Popen(
             self.command,
             cwd=environment.ROOT,
-            env={**environment.child_environment(), "PYTHONUNBUFFERED": "1"},
+            # Threads that wait must not keep the few cores busy.
+            env={"OMP_WAIT_POLICY": "PASSIVE", **environment.child_environment(), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=self._log_file,
             stderr=subprocess.STDOUT,

@@ -8,6 +8,7 @@ the variable CI is set, they fail). The exit code is 0 only where both ruff and 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -35,6 +36,8 @@ def _names_tests(arguments: list[str]) -> bool:
 
 def _run(module: str, *arguments: str) -> int:
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=environment.ROOT)
+    # Ended from outside, the tests still have a host to end.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
             return process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 
 from demo.host import CHECKPOINT, Client, StandIn
 from tests.chromium import find_chromium
+
+
+def pytest_configure() -> None:
+    # Ended from outside, fixtures still tear down: no host outlives the tests.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

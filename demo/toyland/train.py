@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import time
 from copy import deepcopy
@@ -30,6 +31,7 @@ from .world import caption, render, sample_scene
 
 SCENES = 10_000
 CAPTIONS_PER_SCENE = 12
+MUTE_PADDING_RATE = 0.8
 
 
 def images_to_tensor(images: list[np.ndarray]) -> Tensor:
@@ -240,9 +242,42 @@ def make_latents(run: Run, count: int = SCENES) -> None:
     run.log("latents", count=count, shift=shift.tolist(), spread=spread.tolist())
 
 
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average the gradients of all processes, where there are several (``torchrun``)."""
+    if not torch.distributed.is_initialized():
+        return
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    torch.distributed.all_reduce(flat, op=torch.distributed.ReduceOp.SUM)
+    flat /= torch.distributed.get_world_size()
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+        parameter.grad.copy_(part.view_as(parameter))
+
+
+def encode_captions(model: LatentDiffusion, texts: list[str], rng: np.random.Generator) -> Tensor:
+    """Contexts ``[B, 77, C]`` in which EOS and padding mostly tell nothing of the caption.
+
+    Otherwise these, three quarters of the tokens, would carry all meaning, and the words themselves
+    little: unlike in Stable Diffusion, where attention goes to BOS and to the words.
+    """
+    ids = model.cond_stage_model.tokenize([*texts, ""])
+    *contexts, empty = model.get_learned_conditioning(ids).unbind()
+    padding = ids[:-1] == model.cond_stage_model.tokenizer.eos_token_id
+    mute = padding & torch.from_numpy(rng.random(len(texts)) < MUTE_PADDING_RATE)[:, None]
+    return torch.where(mute[:, :, None], empty, torch.stack(contexts))
+
+
 def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
-    """Predict the noise (epsilon), with the weights of min-SNR-5 (arXiv 2303.09556, eq. 5)."""
+    """Predict the noise (epsilon), with the weights of min-SNR-5 (arXiv 2303.09556, eq. 5).
+
+    Under ``torchrun`` each process takes its share of every batch; the result does not depend on how
+    many there are, but for rounding.
+    """
     model = run.model
+    rank, processes = 0, int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        torch.distributed.init_process_group("gloo")
+        rank = torch.distributed.get_rank()
+    share = slice(rank, None, processes)
     data = run.restore("latents")
     latents, captions = data["latents"].float(), data["captions"]
     # The webui's emphasis restores the mean of a prompt's context, which must not be near 0.
@@ -273,10 +308,12 @@ def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
         noise = torch.randn(x.shape, generator=generator)
         alpha = model.alphas_cumprod[t][:, None, None, None]
         noisy = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
-        error = (model.apply_model(noisy, t, model.get_learned_conditioning(texts)) - noise).square()
-        loss = (error.mean(dim=(1, 2, 3)) * (5 / snr[t]).clamp_max(1)).mean()
+        context = encode_captions(model, texts, rng)[share]
+        error = (model.apply_model(noisy[share], t[share], context) - noise[share]).square()
+        loss = (error.mean(dim=(1, 2, 3)) * (5 / snr[t[share]]).clamp_max(1)).mean()
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(trained)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         losses.append(loss.item())
@@ -285,7 +322,7 @@ def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
             for name in names:
                 for old, new in zip(average[name].parameters(), getattr(model, name).parameters()):
                     old.lerp_(new, 1 - decay)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == steps):
             run.log("diffusion", step=step + 1, loss=float(np.mean(losses[-100:])))
             run.store(
                 "diffusion_state",

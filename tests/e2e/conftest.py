@@ -16,7 +16,7 @@ from tests.e2e.support import scene
 
 
 def _second_checkpoint(first: Path, folder: Path) -> None:
-    """A checkpoint that paints otherwise, in a folder of its own: the first one's with its text layers turned."""
+    """A checkpoint that paints otherwise: the first one with the values of its text layers negated."""
     folder.mkdir()
     state = load_file(first)
     for name in state:
@@ -54,7 +54,7 @@ def plain(webui: Client) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def other_checkpoint(webui: Client) -> str:
-    """The name of a checkpoint that is not the one in use; tests that need it are skipped where there is none."""
+    """The name of a checkpoint that is not in use; where there is none, the test is skipped."""
     current = webui.get("/sdapi/v1/options").json()["sd_model_checkpoint"]
     listed: list[dict[str, Any]] = webui.get("/sdapi/v1/sd-models").json()
     others = [model["title"] for model in listed if current not in (model["title"], model["model_name"])]

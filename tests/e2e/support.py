@@ -73,6 +73,6 @@ def post_raw(webui: Client, path: str, payload: Any) -> httpx.Response:
     )
 
 
-def single_images(webui: Client, generate: Callable[..., Generation], count: int, **payload: Any) -> list[Image.Image]:
+def single_images(generate: Callable[..., Generation], count: int, **payload: Any) -> list[Image.Image]:
     """The images of a batch, each made in a request of its own."""
     return [generate(**{**payload, "seed": payload["seed"] + i}).images[0] for i in range(count)]

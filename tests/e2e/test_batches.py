@@ -65,7 +65,7 @@ LAYOUTS = {
 
 def check_batch(webui, count, payload):
     batch = webui.txt2img(**payload, batch_size=count, **CONCEPTS)
-    alone = single_images(webui, webui.txt2img, count, **payload, **CONCEPTS)
+    alone = single_images(webui.txt2img, count, **payload, **CONCEPTS)
     assert batch.info["all_seeds"] == [payload["seed"] + i for i in range(count)]
     assert len(batch.images) == count
     for together, apart in zip(batch.images, alone):
@@ -90,7 +90,7 @@ def test_each_layout_of_a_batch_is_erased_as_alone(webui, changes, key):
 
 def test_one_request_of_several_batches_equals_its_images_alone(webui):
     answer = webui.txt2img(**scene(batch_size=2, n_iter=2, **CONCEPTS))
-    alone = single_images(webui, webui.txt2img, 4, **scene(**CONCEPTS))
+    alone = single_images(webui.txt2img, 4, **scene(**CONCEPTS))
     assert [difference(a, b) <= ROUNDING for a, b in zip(answer.images, alone)] == [True] * 4
 
 

@@ -48,7 +48,7 @@ def test_several_batches_of_img2img_equal_their_images_alone(webui, init_image):
     def together_and_alone(**more):
         payload = scene(init_images=[init_image], denoising_strength=0.8, **more)
         together = webui.img2img(**payload, batch_size=2, n_iter=2).images
-        return together, single_images(webui, webui.img2img, 4, **payload)
+        return together, single_images(webui.img2img, 4, **payload)
 
     plain, plain_alone = together_and_alone()
     erased, erased_alone = together_and_alone(**erasing("star", strength=4))

@@ -1,6 +1,7 @@
 """Prompt editing: ``[from:to:when]``, ``[to:when]``, ``[from::when]`` and ``[a|b|c]``.
 
-A prompt becomes a list of ``[last step, text]``. Emphasis stays in the text.
+A prompt becomes a list of ``[last step, text]``. Emphasis stays in the text. Where a prompt has stray brackets
+beside edits, the real host may take all of it literally; it is ambiguous there.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class _Parser:
             elif character in "([" and (group := self.group(position)) is not None:
                 found, position = group
                 parts += found
-            elif character in ")]" and stops and character not in stops:
-                raise IndexError  # the group being parsed is not one
+            elif character in "()[]" and stops:
+                raise IndexError  # a stray bracket: the group being parsed is not one
             else:
                 parts.append(character)
                 position += 1
@@ -110,23 +111,22 @@ class _Parser:
                 position += 1
         except IndexError:
             return None
-        return self._meaning(start, position + 1, members, used), position + 1
+        inner = self._meaning(start, members, used)
+        return None if inner is None else (inner, position + 1)
 
-    def _meaning(self, start: int, end: int, members: list[_Sequence], used: list[str]) -> list:
-        if self.prompt[start] == "[" and used:
-            if set(used) == {"|"}:
-                return [_Alternate(members)]
-            if "|" in used:
-                raise _UnparsableError
-            last = members[-1].parts
-            when = _NUMBER.fullmatch("".join(last)) if all(isinstance(part, str) for part in last) else None
-            if when and len(members) <= 3:
-                before = members[0] if len(members) == 3 else _Sequence()
-                return [_Scheduled(before, members[-2], when[1])]
-        inner = [members[0]]
-        for separator, member in zip(used, members[1:], strict=True):
-            inner += [separator, member]
-        return [self.prompt[start], *inner, self.prompt[end - 1]]
+    def _meaning(self, start: int, members: list[_Sequence], used: list[str]) -> list | None:
+        """The parts of a closed bracket; None when it is neither an edit nor emphasis."""
+        if self.prompt[start] == "(":
+            return ["(", members[0], *used, *members[1:], ")"] if len(members) <= 2 else None
+        if not used:
+            return ["[", members[0], "]"]
+        if set(used) == {"|"}:
+            return [_Alternate(members)]
+        last = members[-1].parts
+        when = _NUMBER.fullmatch("".join(last)) if all(isinstance(part, str) for part in last) else None
+        if "|" in used or not when or len(members) > 3:
+            return None
+        return [_Scheduled(members[0] if len(members) == 3 else _Sequence(), members[-2], when[1])]
 
 
 def _last_step(when: str, steps: int, integer_offset: int, fraction_offset: float, old: bool) -> int:

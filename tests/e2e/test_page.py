@@ -1,0 +1,143 @@
+"""The page in a real browser: erase, see errors, bring settings back."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from PIL import Image
+
+from tests.e2e.support import changed, erasing, scene
+
+pytest.importorskip("playwright")
+
+GENERATED_WITHIN = 180_000
+ACCORDION = "#script_txt2img_eiup_enabled"
+CHECKBOX = f"{ACCORDION}-visible-checkbox"
+CONCEPTS = "#script_txt2img_eiup_concepts textarea"
+STRENGTH = "#script_txt2img_eiup_strength input[type=number]"
+INFOTEXT = "#html_info_txt2img"
+GALLERY = "#txt2img_gallery img"
+LOG = "#html_log_txt2img"
+
+
+@pytest.fixture
+def txt2img(webui, page):
+    """The opened page, with the scene filled in."""
+    # Whatever the page asks of other machines is no part of the test.
+    page.route(
+        lambda url: url.startswith("http") and not url.startswith(webui.base_url), lambda route: route.abort()
+    )
+    page.goto(webui.base_url, wait_until="domcontentloaded")
+    page.wait_for_selector(CHECKBOX, timeout=120_000)
+    payload = scene()
+    page.fill("#txt2img_prompt textarea", payload["prompt"])
+    for name, value in (
+        ("steps", payload["steps"]),
+        ("width", payload["width"]),
+        ("height", payload["height"]),
+        ("cfg_scale", payload["cfg_scale"]),
+    ):
+        fill_number(page, f"#txt2img_{name} input[type=number]", value)
+    fill_number(page, "#txt2img_seed input", payload["seed"])
+    return page
+
+
+def fill_number(page, selector, value):
+    page.fill(selector, str(value))
+    page.press(selector, "Tab")
+
+
+def erase(page, concepts):
+    """Tick the accordion's checkbox, which opens it where it has been closed, and type the concepts."""
+    if not page.is_checked(CHECKBOX):
+        page.click(CHECKBOX)
+    if not page.is_visible(CONCEPTS):
+        page.click(f"{ACCORDION} .label-wrap")
+    page.fill(CONCEPTS, concepts)
+
+
+def generate(page):
+    """Press Generate and wait for the end; returns the infotext below the gallery."""
+    before = page.inner_text(INFOTEXT)
+    page.click("#txt2img_generate")
+    page.wait_for_function(
+        """([info, before]) => document.querySelector(info).innerText.includes('Steps: ')
+            && document.querySelector(info).innerText != before""",
+        arg=[INFOTEXT, before],
+        timeout=GENERATED_WITHIN,
+    )
+    page.wait_for_selector(GALLERY, timeout=GENERATED_WITHIN)
+    return page.inner_text(INFOTEXT)
+
+
+def shown_image(webui, page):
+    source = page.get_attribute(GALLERY, "src")
+    return webui.get(source).content
+
+
+def test_concepts_are_erased(webui, txt2img):
+    page = txt2img
+    assert "EIUP" not in generate(page)
+    plain = Image.open(io.BytesIO(shown_image(webui, page)))
+    erase(page, "star\nmoon:1.5")
+    infotext = generate(page)
+    assert '{"v":1,"concepts":["star",{"concept":"moon","weight":1.5}]}' in infotext.replace("\\", "")
+    assert changed(Image.open(io.BytesIO(shown_image(webui, page))), plain)
+
+
+def test_unticking_switches_off(webui, txt2img):
+    page = txt2img
+    erase(page, "star")
+    assert "EIUP" in generate(page)
+    page.click(CHECKBOX)
+    assert "EIUP" not in generate(page)
+
+
+def test_a_mistake_is_shown_on_the_page_and_makes_no_image(webui, txt2img):
+    page = txt2img
+    erase(page, "star:much")
+    page.click("#txt2img_generate")
+    page.wait_for_function(
+        """log => document.querySelector(log).innerText.includes('EIUP')""", arg=LOG, timeout=GENERATED_WITHIN
+    )
+    message = page.inner_text(LOG)
+    assert "concepts is 'star:much'" in message
+    assert "watermark:1.5" in message
+    assert page.locator(GALLERY).count() == 0
+    # The page goes on working.
+    page.fill(CONCEPTS, "star")
+    assert "EIUP" in generate(page)
+
+
+def test_png_info_brings_the_settings_back(webui, txt2img):
+    page = txt2img
+    made = webui.txt2img(**scene(seed=9, **erasing("star", "moon:1.5", strength=1.25)))
+    page.click("#tabs > .tab-nav button:has-text('PNG Info')")
+    page.set_input_files(
+        "#pnginfo_image input[type=file]",
+        files=[{"name": "made.png", "mimeType": "image/png", "buffer": made.pngs[0]}],
+    )
+    page.wait_for_selector("#tab_pnginfo >> text=EIUP", timeout=60_000)
+    page.click("#tab_pnginfo button:has-text('txt2img')")
+    page.wait_for_function(
+        "([box]) => document.querySelector(box).value.includes('moon')", arg=[CONCEPTS], timeout=60_000
+    )
+    assert page.input_value(CONCEPTS) == "star\nmoon:1.5"
+    assert page.is_checked(CHECKBOX)
+    assert float(page.input_value(STRENGTH)) == 1.25
+    infotext = generate(page)
+    assert re.search(r"Seed: 9\b", infotext)
+    assert not changed(Image.open(io.BytesIO(shown_image(webui, page))), made.images[0])
+
+
+def test_the_infotext_of_a_plain_image_unticks_the_box(webui, txt2img):
+    page = txt2img
+    erase(page, "star")
+    page.fill("#txt2img_prompt textarea", webui.txt2img(**scene(seed=9)).infotexts[0])
+    page.click("#paste")
+    page.wait_for_function(
+        "box => !document.querySelector(box).checked", arg=CHECKBOX, timeout=60_000
+    )
+    assert "EIUP" not in generate(page)
