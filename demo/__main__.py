@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
+import webbrowser
 from pathlib import Path
 
 from . import environment
@@ -38,23 +40,41 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
+def serve(out: Path, port: int | None, browser: bool) -> None:
+    """Run the stand-in host until it is interrupted; its page opens in the browser."""
+    from .host import StandIn, free_port
+
+    print("Starting the stand-in host ...", flush=True)
+    with StandIn(out / "serve", out / "webui.log", port or free_port(7860)) as host:
+        print(f"\nThe page is at  {host.url}\nThe API is at   {host.url}/docs\nCtrl-C ends it.", flush=True)
+        if browser and not webbrowser.open(host.url):
+            print("(No browser was found here: open the address yourself.)", flush=True)
+        while True:
+            time.sleep(0.5)
+            host.check()
+
+
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
     environment.reexec("demo", argv, environment.DEMO_REQUIREMENTS)
-    from . import host, showcase
-
     # Ended from outside, the host still has to go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    out = arguments.out.absolute()
     try:
-        if arguments.serve:
-            showcase.serve(arguments.out, arguments.port, browser=not arguments.no_browser)
-        else:
-            showcase.run(arguments.out.absolute(), arguments.port, quick=arguments.quick)
-    except host.HostError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+        from .host import HostError
+
+        try:
+            if arguments.serve:
+                serve(out, arguments.port, browser=not arguments.no_browser)
+            else:
+                from . import showcase
+
+                showcase.run(out, arguments.port, quick=arguments.quick)
+        except HostError as error:
+            print(f"\n{error}", file=sys.stderr)
+            return 1
     except KeyboardInterrupt:
-        print("\nInterrupted; the host has been ended.", file=sys.stderr)
+        print("\nInterrupted.", file=sys.stderr)
         return 130
     return 0
 

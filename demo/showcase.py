@@ -7,7 +7,6 @@ import shutil
 import statistics
 import sys
 import time
-import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from . import environment
 from .cases import GROUPS, Case, Group, cases
 from .figures import PSNR_CAP, psnr, wilson
-from .host import EXTENSION, Generation, StandIn, free_port
+from .host import EXTENSION, Generation, StandIn
 from .sheet import Pair, Panel, draw_sheet
 from .toyland.oracle import Judgement, load_oracle
 from .toyland.world import IMPLICIT_CONCEPTS
@@ -49,19 +48,6 @@ class Result:
     pair: Pair
     seen_without: Judgement
     seen_with: Judgement
-
-
-def serve(out: Path, port: int | None, browser: bool) -> None:
-    """Run the stand-in host until it is interrupted; its page opens in the browser."""
-    log = out / "webui.log"
-    print("Starting the stand-in host ...", flush=True)
-    with StandIn(out / "serve", log, port or free_port(7860)) as host:
-        print(f"\nThe page is at  {host.url}\nThe API is at   {host.url}/docs\nCtrl-C ends it.", flush=True)
-        if browser and not webbrowser.open(host.url):
-            print("(No browser was found here: open the address yourself.)", flush=True)
-        while True:
-            time.sleep(0.5)
-            host.check()
 
 
 def run(out: Path, port: int | None, quick: bool) -> None:

@@ -47,6 +47,19 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Any]:
+    """Playwright's ``Browser``, headless, that draws in software and asks nothing of other machines."""
+    from playwright.sync_api import sync_playwright
+
+    switches = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+                "disable-component-update", "disable-sync")  # fmt: skip
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[f"--{name}" for name in switches])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
 def plain(webui: Client) -> Image.Image:
     """The scene without any word of EIUP in the payload."""
     return webui.txt2img(**scene()).images[0]

@@ -11,8 +11,10 @@ from PIL import Image
 from tests.e2e.support import changed, erasing, scene
 
 pytest.importorskip("playwright")
+pytestmark = pytest.mark.timeout(900)
 
-GENERATED_WITHIN = 180_000
+OPENED_WITHIN = 300_000
+GENERATED_WITHIN = 300_000
 ACCORDION = "#script_txt2img_eiup_enabled"
 CHECKBOX = f"{ACCORDION}-visible-checkbox"
 CONCEPTS = "#script_txt2img_eiup_concepts textarea"
@@ -30,7 +32,7 @@ def txt2img(webui, page):
         lambda url: url.startswith("http") and not url.startswith(webui.base_url), lambda route: route.abort()
     )
     page.goto(webui.base_url, wait_until="domcontentloaded")
-    page.wait_for_selector(CHECKBOX, timeout=120_000)
+    page.wait_for_selector(CHECKBOX, timeout=OPENED_WITHIN)
     payload = scene()
     page.fill("#txt2img_prompt textarea", payload["prompt"])
     for name, value in (
@@ -119,10 +121,10 @@ def test_png_info_brings_the_settings_back(webui, txt2img):
         "#pnginfo_image input[type=file]",
         files=[{"name": "made.png", "mimeType": "image/png", "buffer": made.pngs[0]}],
     )
-    page.wait_for_selector("#tab_pnginfo >> text=EIUP", timeout=60_000)
+    page.wait_for_selector("#tab_pnginfo >> text=EIUP", timeout=GENERATED_WITHIN)
     page.click("#tab_pnginfo button:has-text('txt2img')")
     page.wait_for_function(
-        "([box]) => document.querySelector(box).value.includes('moon')", arg=[CONCEPTS], timeout=60_000
+        "([box]) => document.querySelector(box).value.includes('moon')", arg=[CONCEPTS], timeout=GENERATED_WITHIN
     )
     assert page.input_value(CONCEPTS) == "star\nmoon:1.5"
     assert page.is_checked(CHECKBOX)
@@ -138,6 +140,6 @@ def test_the_infotext_of_a_plain_image_unticks_the_box(webui, txt2img):
     page.fill("#txt2img_prompt textarea", webui.txt2img(**scene(seed=9)).infotexts[0])
     page.click("#paste")
     page.wait_for_function(
-        "box => !document.querySelector(box).checked", arg=CHECKBOX, timeout=60_000
+        "box => !document.querySelector(box).checked", arg=CHECKBOX, timeout=GENERATED_WITHIN
     )
     assert "EIUP" not in generate(page)

@@ -1,7 +1,7 @@
 """Prompt editing: ``[from:to:when]``, ``[to:when]``, ``[from::when]`` and ``[a|b|c]``.
 
-A prompt becomes a list of ``[last step, text]``. Emphasis stays in the text. Where a prompt has stray brackets
-beside edits, the real host may take all of it literally; it is ambiguous there.
+A prompt becomes a list of ``[last step, text]``. Emphasis stays in the text. Where a prompt has stray
+brackets beside edits, the real host may take all of it literally; it is ambiguous there.
 """
 
 from __future__ import annotations
