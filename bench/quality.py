@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=float, default=FIELD["strength"].default, help="default: the product's")
     parser.add_argument("--split", choices=("tuning", "held-out"), default="held-out")
     parser.add_argument("--concepts", default=",".join(IMPLICIT_CONCEPTS), help="comma-separated")
+    parser.add_argument("--groups", default="implicit,explicit,unrelated", help="comma-separated")
     parser.add_argument("--checkpoint", type=Path, default=WEIGHTS / "toyland.safetensors")
 
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_checkpoint(arguments.checkpoint)
     oracle = load_oracle()
     concepts = arguments.concepts.split(",")
-    groups = ("implicit", "explicit", "unrelated")
+    groups = arguments.groups.split(",")
     total = len(concepts) * len(groups) * 2 * arguments.images
     report = {
         "strength": arguments.strength,
