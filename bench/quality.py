@@ -29,7 +29,9 @@ BATCH = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=64, help="images a cell (default: 64)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: 25)")
-    parser.add_argument("--strength", type=float, default=FIELD["strength"].default, help="default: the product's")
+    parser.add_argument(
+        "--strength", type=float, default=FIELD["strength"].default, help="default: the product's"
+    )
     parser.add_argument("--split", choices=("tuning", "held-out"), default="held-out")
     parser.add_argument("--concepts", default=",".join(IMPLICIT_CONCEPTS), help="comma-separated")
     parser.add_argument("--groups", default="implicit,explicit,unrelated", help="comma-separated")
@@ -73,7 +75,9 @@ def _images(model: LatentDiffusion, chosen: Sequence[Case], request, steps: int,
     parts = []
     for start in range(0, len(chosen), BATCH):
         batch = chosen[start : start + BATCH]
-        images, _ = generate(model, [c["prompt"] for c in batch], [c["seed"] for c in batch], request, steps=steps)
+        images, _ = generate(
+            model, [c["prompt"] for c in batch], [c["seed"] for c in batch], request, steps=steps
+        )
         parts.append(images)
         bar.update(len(batch))
     return np.concatenate(parts)

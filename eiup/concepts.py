@@ -6,7 +6,6 @@ webui's own emphasis, ``(star:1.2)``.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -34,6 +33,11 @@ class Concept:
         return text if self.weight == 1.0 else f"{text}:{self.weight!r}"
 
 
+def is_number_within(value: object, minimum: float, maximum: float) -> bool:
+    """Whether ``value`` is a number in the bounds; NaN is in none, and ``True`` is no number."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and minimum <= value <= maximum
+
+
 def make_concept(text: object, weight: object = 1.0, field: str = "concepts") -> Concept:
     """A checked :class:`Concept`. Raises :class:`RequestError` naming ``field``."""
     if not isinstance(text, str):
@@ -43,9 +47,7 @@ def make_concept(text: object, weight: object = 1.0, field: str = "concepts") ->
         raise RequestError(field, text, "text that is not empty", "Remove the entry or name a concept.")
     if len(text) > MAX_LENGTH:
         raise RequestError(field, text, f"at most {MAX_LENGTH} characters a concept")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-        raise RequestError(f"{field} weight of {text!r}", weight, f"a number from 0 to {MAX_WEIGHT:g}")
-    if not 0.0 <= weight <= MAX_WEIGHT:
+    if not is_number_within(weight, 0.0, MAX_WEIGHT):
         raise RequestError(f"{field} weight of {text!r}", weight, f"a number from 0 to {MAX_WEIGHT:g}")
     return Concept(text, float(weight))
 

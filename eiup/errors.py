@@ -20,7 +20,10 @@ class RequestError(EiupError):
 
     def __init__(self, field: str, value: object, allowed: str, advice: str = ""):
         self.field, self.value, self.allowed = field, value, allowed
-        shown = repr(value)
+        try:
+            shown = repr(value)
+        except ValueError:  # an integer of too many digits to print
+            shown = f"a huge {type(value).__name__}"
         if len(shown) > 80:
             shown = f"{shown[:77]}..."
         message = f"EIUP: {field} is {shown}; allowed: {allowed}."

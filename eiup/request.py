@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .concepts import Concept, check_concepts, format_concepts, make_concept, parse_concepts
+from .concepts import (
+    Concept,
+    check_concepts,
+    format_concepts,
+    is_number_within,
+    make_concept,
+    parse_concepts,
+)
 from .errors import RequestError
 from .schedule import Window
 
@@ -42,9 +48,7 @@ class Field:
             return value
         if self.kind is list:
             return _check_concept_list(value, self.name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise RequestError(self.name, value, self.allowed)
-        if not self.minimum <= value <= self.maximum:
+        if not is_number_within(value, self.minimum, self.maximum):
             raise RequestError(self.name, value, self.allowed)
         return float(value)
 
@@ -57,7 +61,9 @@ FIELDS = (
         "concepts", list, (), "Concepts to erase",
         "One per line or comma, each with an optional weight: watermark:1.5",
     ),
-    Field("strength", float, 2.0, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10),
+    Field(
+        "strength", float, 2.0, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10
+    ),
     Field("start", float, 0.0, "Start", "Sampling progress from which concepts are suppressed.", 0, 1),
     Field("end", float, 1.0, "End", "Sampling progress up to which concepts are suppressed.", 0, 1),
 )  # fmt: skip
@@ -76,12 +82,16 @@ def _check_concept_list(value: Any, name: str) -> tuple[Concept, ...]:
             concepts.append(make_concept(entry.text, entry.weight, where))
         elif isinstance(entry, str):
             if not entry.strip():
-                raise RequestError(where, entry, "text that is not empty", "Remove the entry or name a concept.")
+                raise RequestError(
+                    where, entry, "text that is not empty", "Remove the entry or name a concept."
+                )
             concepts += parse_concepts(entry, where)
         elif isinstance(entry, Mapping):
             unknown = sorted(set(entry) - {"concept", "weight"}, key=str)
             if unknown:
-                raise RequestError(f"{where}.{unknown[0]}", entry[unknown[0]], "the fields concept and weight")
+                raise RequestError(
+                    f"{where}.{unknown[0]}", entry[unknown[0]], "the fields concept and weight"
+                )
             if "concept" not in entry:
                 raise RequestError(where, dict(entry), 'an object with "concept" and, if wanted, "weight"')
             concepts.append(make_concept(entry["concept"], entry.get("weight", 1.0), where))

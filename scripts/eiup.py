@@ -1,11 +1,10 @@
 """EIUP in the webui: erases concepts while images are generated."""
 
-from modules import script_callbacks, scripts
-
 from eiup.request import INFOTEXT_KEY
 from eiup.webui import page
 from eiup.webui.generation import Generation
 from eiup.webui.sampling import SamplingPass
+from modules import script_callbacks, scripts
 
 
 class EiupScript(scripts.Script):

@@ -118,7 +118,9 @@ def load_checkpoint(path: Path) -> LatentDiffusion:
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.endswith("position_ids")]
     if missing or unexpected:
-        raise RuntimeError(f"{path} does not fit its yaml: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise RuntimeError(
+            f"{path} does not fit its yaml: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
     return model.eval().requires_grad_(False)
 
 

@@ -171,5 +171,7 @@ def accuracy(oracle: Oracle, scenes: Sequence[Scene], images: Sequence) -> dict[
         "background": float(np.mean([scene.background == j.background for scene, j in pairs])),
     }
     for concept in CONCEPTS:
-        result[concept] = float(np.mean([(concept in scene.concepts) == j.shows(concept) for scene, j in pairs]))
+        result[concept] = float(
+            np.mean([(concept in scene.concepts) == j.shows(concept) for scene, j in pairs])
+        )
     return result

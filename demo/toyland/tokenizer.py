@@ -43,7 +43,8 @@ def write_tokenizer(folder: Path) -> int:
     special = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"model_max_length": LENGTH, "tokenizer_class": "CLIPTokenizer", **special}, indent=2) + "\n"
+        json.dumps({"model_max_length": LENGTH, "tokenizer_class": "CLIPTokenizer", **special}, indent=2)
+        + "\n"
     )
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     split = [w for w in WORDS if len(tokenizer.tokenize(w)) != 1]

@@ -339,7 +339,9 @@ def export(run: Run, target: Path) -> None:
     """Write the checkpoint, its yaml and its CLIP folder to ``target``."""
     model = run.model
     decoder = run.restore("decoder_state")
-    model.first_stage_model.load_state_dict(decoder["model"] if decoder else run.restore("scaled_autoencoder"))
+    model.first_stage_model.load_state_dict(
+        decoder["model"] if decoder else run.restore("scaled_autoencoder")
+    )
     if state := run.restore("diffusion_state"):
         for name, weights in state["average"].items():
             getattr(model, name).load_state_dict(weights)
@@ -352,8 +354,12 @@ def export(run: Run, target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("autoencoder", "latents", "decoder", "diffusion", "oracle", "export"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "stage", choices=("autoencoder", "latents", "decoder", "diffusion", "oracle", "export")
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: as many as the shipped model had")
     parser.add_argument("--out", type=Path, default=Path("toyland-run"), help="the run's folder")

@@ -4,9 +4,10 @@ checkpoint's tokenizer apply to them as to any prompt."""
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from modules import devices, prompt_parser, shared
 from modules.hypernetworks import hypernetwork
-from torch import Tensor, nn
 
 from ..concepts import Concept
 from ..eraser import EncodedConcept

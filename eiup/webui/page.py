@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+
 from modules import shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion

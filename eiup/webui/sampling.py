@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from modules import sd_unet, shared
 from modules.script_callbacks import CFGDenoiserParams
-from torch import Tensor, nn
 
 from .. import rows
 from ..eraser import ConceptEraser
@@ -66,8 +67,8 @@ class SamplingPass:
         model = shared.sd_model
         if sd_unet.current_unet is not None:
             raise ErasureError(
-                "the U-Net is replaced by another implementation (such as TensorRT), in which concepts cannot "
-                "be erased. Choose SD Unet: None in the settings, or switch EIUP off"
+                "the U-Net is replaced by another implementation (such as TensorRT), in which concepts "
+                "cannot be erased. Choose SD Unet: None in the settings, or switch EIUP off"
             )
         unet = model.model.diffusion_model
         concepts, empty = encode(
@@ -101,7 +102,10 @@ class SamplingPass:
             self._follow_refiner()
             batch = params.denoiser.sampler.sampler_extra_args["cond"].batch
             weights = [[float(part.weight) for part in image] for image in batch]
-            edit = shared.sd_model.cond_stage_key == "edit" and params.denoiser.image_cfg_scale not in (None, 1.0)
+            edit = shared.sd_model.cond_stage_key == "edit" and params.denoiser.image_cfg_scale not in (
+                None,
+                1.0,
+            )
             plan = rows.plan(weights, edit=edit)
             if len(plan) != params.x.shape[0]:
                 raise ErasureError(

@@ -54,7 +54,9 @@ def browser(chromium: str) -> Iterator[Any]:
     switches = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
                 "disable-component-update", "disable-sync")  # fmt: skip
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=[f"--{name}" for name in switches])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=[f"--{name}" for name in switches]
+        )
         yield browser
         browser.close()
 

@@ -124,7 +124,9 @@ def test_png_info_brings_the_settings_back(webui, txt2img):
     page.wait_for_selector("#tab_pnginfo >> text=EIUP", timeout=GENERATED_WITHIN)
     page.click("#tab_pnginfo button:has-text('txt2img')")
     page.wait_for_function(
-        "([box]) => document.querySelector(box).value.includes('moon')", arg=[CONCEPTS], timeout=GENERATED_WITHIN
+        "([box]) => document.querySelector(box).value.includes('moon')",
+        arg=[CONCEPTS],
+        timeout=GENERATED_WITHIN,
     )
     assert page.input_value(CONCEPTS) == "star\nmoon:1.5"
     assert page.is_checked(CHECKBOX)

@@ -184,10 +184,14 @@ def test_hooks_are_gone_after_an_exception():
         raise RuntimeError("in the middle")
 
     handle = unet.middle_block.register_forward_pre_hook(explode)
-    with pytest.raises(RuntimeError, match="in the middle"):
+
+    def generate():
         with ConceptEraser(unet, [make_concept()], EMPTY) as eraser:
             eraser.rows = (Row(0, True),)
             unet(x, t, context=context)
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        generate()
     handle.remove()
     assert hooks_on(unet) == 0
     assert torch.equal(unet(x, t, context=context), plain)

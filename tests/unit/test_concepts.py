@@ -58,7 +58,9 @@ texts = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), mi
 )
 
 
-@given(st.lists(st.tuples(texts, st.floats(0, 10)), max_size=8, unique_by=lambda pair: " ".join(pair[0].split())))
+@given(
+    st.lists(st.tuples(texts, st.floats(0, 10)), max_size=8, unique_by=lambda pair: " ".join(pair[0].split()))
+)
 def test_formatted_concepts_are_read_back(pairs):
     concepts = [make_concept(text, weight) for text, weight in pairs]
     assert parse_concepts(format_concepts(concepts)) == concepts

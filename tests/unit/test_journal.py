@@ -30,7 +30,10 @@ def test_an_image_of_two_passes_is_one_record_with_the_larger_values():
     hires = PassEvidence("hires", "def", ImageEvidence((0.6,), (weaker,), 1, 1))
     both = record(passes=(FIRST, hires))
     assert both["concepts"] == [{"concept": "star\n{}", "weight": 2.0, "presence": 0.8, "share": 0.05}]
-    assert [(p["pass"], p["checkpoint"], p["rows"]) for p in both["passes"]] == [("first", "abc", 2), ("hires", "def", 1)]
+    assert [(p["pass"], p["checkpoint"], p["rows"]) for p in both["passes"]] == [
+        ("first", "abc", 2),
+        ("hires", "def", 1),
+    ]
 
 
 def test_the_prompt_is_left_out_unless_given(tmp_path):

@@ -76,7 +76,9 @@ requests = st.builds(
     concepts=st.lists(
         st.builds(
             lambda text, weight: {"concept": text, "weight": weight},
-            st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=30).filter(lambda t: t.split()),
+            st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=30).filter(
+                lambda t: t.split()
+            ),
             st.floats(0, 10),
         ),
         max_size=5,
