@@ -64,9 +64,12 @@ def generate(page):
     """Press Generate and wait for the end; returns the infotext below the gallery."""
     before = page.inner_text(INFOTEXT)
     page.click("#txt2img_generate")
+    # While it works, gradio shows its progress in the same place.
     page.wait_for_function(
-        """([info, before]) => document.querySelector(info).innerText.includes('Steps: ')
-            && document.querySelector(info).innerText != before""",
+        """([info, before]) => {
+            const text = document.querySelector(info).innerText;
+            return text.includes('Steps: ') && text != before && !/processing \\||queue:/.test(text);
+        }""",
         arg=[INFOTEXT, before],
         timeout=GENERATED_WITHIN,
     )
