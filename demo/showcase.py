@@ -22,7 +22,7 @@ from .sheet import Pair, Panel, draw_sheet
 from .toyland.oracle import Judgement, load_oracle
 from .toyland.world import IMPLICIT_CONCEPTS
 
-COUNTS: dict[Group, int] = {"implicit": 6, "explicit": 4, "unrelated": 2}
+COUNTS: dict[Group, int] = {"implicit": 5, "explicit": 3, "unrelated": 2}
 QUICK_COUNTS: dict[Group, int] = {"implicit": 1, "explicit": 1, "unrelated": 1}
 ON_THE_SHEET: dict[Group, int] = {"implicit": 3, "explicit": 1, "unrelated": 1}
 SETTINGS = {"steps": 25, "width": 128, "height": 128, "cfg_scale": 5, "sampler_name": "Euler"}

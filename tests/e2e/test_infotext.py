@@ -38,7 +38,7 @@ def test_the_infotext_holds_one_json_value(webui):
 
 
 def test_defaults_are_left_out_of_the_infotext(webui):
-    answer = webui.txt2img(**scene(**erasing("star", strength=2.0, start=0, end=1)))
+    answer = webui.txt2img(**scene(**erasing("star", strength=3.0, start=0, end=1)))
     assert value_in(answer.infotexts[0]) == {"v": 1, "concepts": ["star"]}
 
 

@@ -40,7 +40,7 @@ def test_a_concept_that_the_prompt_does_not_name_is_erased(webui, oracle, concep
 
 def test_a_concept_that_the_prompt_names_is_erased(webui, oracle):
     group = cases("star", "explicit", IMAGES)
-    assert sum(j.shows("star") for j in judge(webui, oracle, group)) >= IMAGES - 2
+    assert sum(j.shows("star") for j in judge(webui, oracle, group)) >= IMAGES // 2
     assert sum(j.shows("star") for j in judge(webui, oracle, group, **erasing("star"))) <= 1
 
 

@@ -25,7 +25,7 @@ def test_a_dict_of_named_fields():
 
 
 def test_a_dict_counts_whatever_defaults_the_webui_appends():
-    assert ErasureRequest.from_args([{"concepts": "star"}, "", 2.0, 0.0, 1.0]) == ErasureRequest(True, "star")
+    assert ErasureRequest.from_args([{"concepts": "star"}, "", 3.0, 0.0, 1.0]) == ErasureRequest(True, "star")
 
 
 def test_a_flat_list_in_the_order_of_the_ui():

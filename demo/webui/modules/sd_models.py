@@ -68,7 +68,11 @@ def _checkpoint_files() -> Iterator[str]:
             print(f"Checkpoint in --ckpt argument not found: {shared.cmd_opts.ckpt}", file=sys.stderr)
     for folder in (shared.cmd_opts.ckpt_dir, toyland_path, model_path):
         if folder is not None and os.path.isdir(folder):
-            yield from sorted(str(path.absolute()) for path in Path(folder).glob("*.safetensors"))
+            # Other models, such as the oracle, have no configuration beside them.
+            files = (
+                path for path in Path(folder).glob("*.safetensors") if path.with_suffix(".yaml").is_file()
+            )
+            yield from sorted(str(path.absolute()) for path in files)
 
 
 def list_models() -> None:
