@@ -45,7 +45,7 @@ def webui_ckpt(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def webui(request: pytest.FixtureRequest) -> Iterator[Client]:
-    """A client of the webui at ``--webui-url``, or of a stand-in host that runs for this session."""
+    """A client of the webui at ``--webui-url``, or of a stand-in host that runs as long as the tests do."""
     url = request.config.getoption("--webui-url")
     if url:
         client = Client(url)

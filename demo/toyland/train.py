@@ -361,23 +361,23 @@ def main() -> None:
         "stage", choices=("autoencoder", "latents", "decoder", "diffusion", "oracle", "export")
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, help="default: as many as the shipped model had")
+    parser.add_argument("--steps", type=int, help="default: about as many as the shipped model had")
     parser.add_argument("--out", type=Path, default=Path("toyland-run"), help="the run's folder")
     parser.add_argument("--target", type=Path, default=WEIGHTS, help="export: where the files go")
     arguments = parser.parse_args()
     run = Run(arguments.out, arguments.seed)
     if arguments.stage == "autoencoder":
-        train_autoencoder(run, arguments.steps or 1000)
+        train_autoencoder(run, arguments.steps or 520)
     elif arguments.stage == "latents":
         make_latents(run)
     elif arguments.stage == "decoder":
         train_autoencoder(run, arguments.steps or 1000, decoder_only=True)
     elif arguments.stage == "diffusion":
-        train_diffusion(run, arguments.steps or 4000)
+        train_diffusion(run, arguments.steps or 2350)
     elif arguments.stage == "oracle":
         from .oracle import train_oracle
 
-        train_oracle(run, arguments.steps or 1500)
+        train_oracle(run, arguments.steps or 1100)
     else:
         export(run, arguments.target)
 
