@@ -60,21 +60,25 @@ def erase(page, concepts):
     page.fill(CONCEPTS, concepts)
 
 
+def shown_infotext(page):
+    """The infotext below the gallery; gradio shows the progress beside its paragraph."""
+    return "\n".join(page.locator(f"{INFOTEXT} p").all_inner_texts())
+
+
 def generate(page):
-    """Press Generate and wait for the end; returns the infotext below the gallery."""
-    before = page.inner_text(INFOTEXT)
+    """Press Generate and wait until another infotext is shown than before; returns it."""
+    before = shown_infotext(page)
     page.click("#txt2img_generate")
-    # While it works, gradio shows its progress in the same place.
     page.wait_for_function(
         """([info, before]) => {
-            const text = document.querySelector(info).innerText;
-            return text.includes('Steps: ') && text != before && !/processing \\||queue:/.test(text);
+            const text = Array.from(document.querySelectorAll(info), p => p.innerText).join('\\n');
+            return text.includes('Steps: ') && text != before;
         }""",
-        arg=[INFOTEXT, before],
+        arg=[f"{INFOTEXT} p", before],
         timeout=GENERATED_WITHIN,
     )
     page.wait_for_selector(GALLERY, timeout=GENERATED_WITHIN)
-    return page.inner_text(INFOTEXT)
+    return shown_infotext(page)
 
 
 def shown_image(webui, page):
