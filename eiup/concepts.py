@@ -14,7 +14,7 @@ from .errors import RequestError
 MAX_CONCEPTS = 64
 MAX_LENGTH = 500
 MAX_WEIGHT = 10.0
-_WEIGHTED = re.compile(r"^(?P<text>.*?)\s*(?<!\\):\s*(?P<weight>[^:()\[\]]*)$", re.DOTALL)
+_WEIGHTED = re.compile(r"^(?P<text>.*)(?<!\\):(?P<weight>[^:()\[\]]*)$", re.DOTALL)
 _COMMENT = re.compile(r"(?<!\\)#.*")
 _SEPARATOR = re.compile(r"(?<!\\),")
 _ESCAPED = re.compile(r"\\([,:#])")
@@ -43,6 +43,8 @@ def make_concept(text: object, weight: object = 1.0, field: str = "concepts") ->
     if not isinstance(text, str):
         raise RequestError(field, text, "text")
     text = " ".join(text.split())
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError(field, text, "text without lone surrogates, which are no characters")
     if not text:
         raise RequestError(field, text, "text that is not empty", "Remove the entry or name a concept.")
     if len(text) > MAX_LENGTH:
@@ -64,14 +66,15 @@ def parse_concepts(text: str, field: str = "concepts") -> list[Concept]:
 
 
 def _parse_entry(entry: str, field: str) -> Concept:
+    entry = " ".join(entry.split())
     match = _WEIGHTED.match(entry)
     if not match:
         return make_concept(_ESCAPED.sub(r"\1", entry), field=field)
     try:
-        weight = float(match["weight"])
+        weight = float(match["weight"].strip())
     except ValueError:
         raise RequestError(
-            field, entry, _SYNTAX, f"{match['weight']!r} after the colon is not a number."
+            field, entry, _SYNTAX, f"{match['weight'].strip()!r} after the colon is not a number."
         ) from None
     return make_concept(_ESCAPED.sub(r"\1", match["text"]), weight, field)
 

@@ -40,12 +40,19 @@ def test_syntax(text, expected):
         (":2", "not empty"),
         ("star, star:2", "each concept once"),
         ("x" * 501, "500 characters"),
+        ("star \ud800", "surrogates"),
     ],
 )
 def test_what_is_not_in_the_syntax_is_an_error_that_says_so(text, named):
     with pytest.raises(RequestError, match="concepts") as caught:
         parse_concepts(text)
     assert named in str(caught.value)
+
+
+def test_a_long_run_of_spaces_or_colons_is_read_in_no_time():
+    assert parse_concepts("a" + " " * 1_000_000 + "b") == [Concept("a b")]
+    with pytest.raises(RequestError, match="500 characters"):
+        parse_concepts("a:" * 100_000 + "b:1")
 
 
 def test_too_many_concepts():
