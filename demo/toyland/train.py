@@ -266,7 +266,7 @@ def encode_captions(model: LatentDiffusion, texts: list[str], rng: np.random.Gen
     return torch.where(mute[:, :, None], empty, torch.stack(contexts))
 
 
-def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
+def train_diffusion(run: Run, steps: int, batch: int = 16, bfloat16: bool = False) -> None:
     """Predict the noise (epsilon), with the weights of min-SNR-5 (arXiv 2303.09556, eq. 5).
 
     Under ``torchrun`` each process takes its share of every batch; the result does not depend on how
@@ -309,7 +309,9 @@ def train_diffusion(run: Run, steps: int, batch: int = 16) -> None:
         alpha = model.alphas_cumprod[t][:, None, None, None]
         noisy = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
         context = encode_captions(model, texts, rng)[share]
-        error = (model.apply_model(noisy[share], t[share], context) - noise[share]).square()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            predicted = model.apply_model(noisy[share], t[share], context)
+        error = (predicted.float() - noise[share]).square()
         loss = (error.mean(dim=(1, 2, 3)) * (5 / snr[t[share]]).clamp_max(1)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -362,18 +364,21 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: about as many as the shipped model had")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="diffusion: half as long on CPUs that have AVX512-BF16"
+    )
     parser.add_argument("--out", type=Path, default=Path("toyland-run"), help="the run's folder")
     parser.add_argument("--target", type=Path, default=WEIGHTS, help="export: where the files go")
     arguments = parser.parse_args()
     run = Run(arguments.out, arguments.seed)
     if arguments.stage == "autoencoder":
-        train_autoencoder(run, arguments.steps or 520)
+        train_autoencoder(run, arguments.steps or 800)
     elif arguments.stage == "latents":
         make_latents(run)
     elif arguments.stage == "decoder":
         train_autoencoder(run, arguments.steps or 1000, decoder_only=True)
     elif arguments.stage == "diffusion":
-        train_diffusion(run, arguments.steps or 2350)
+        train_diffusion(run, arguments.steps or 6000, bfloat16=arguments.bfloat16)
     elif arguments.stage == "oracle":
         from .oracle import train_oracle
 
