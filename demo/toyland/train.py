@@ -372,7 +372,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run = Run(arguments.out, arguments.seed)
     if arguments.stage == "autoencoder":
-        train_autoencoder(run, arguments.steps or 800)
+        train_autoencoder(run, arguments.steps or 520)
     elif arguments.stage == "latents":
         make_latents(run)
     elif arguments.stage == "decoder":
