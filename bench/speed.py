@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from eiup.eraser import ConceptEraser, EncodedConcept, conditional_then_unconditional
+from eiup.eraser import ConceptEraser, EncodedConcept
+from eiup.rows import conditional_then_unconditional
 
 with contextlib.redirect_stdout(io.StringIO()):
     from ldm.modules.diffusionmodules.openaimodel import UNetModel

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from . import attention
 from .errors import ErasureError, UnsupportedModelError
-from .evidence import ImageEvidence, Recorder
-from .rows import Row, Rows
+from .evidence import CallEvidence, ImageEvidence, Recorder
+from .gate import ANCHORS, Decision, PromptGate, decide
+from .rows import Rows
 from .schedule import Window, progress
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+Mode = Literal["constant", "adaptive", "strict", "projection"]
+
+# The share of positions, those where the concept acts most, that the strict gate compares.
+STRICT_POSITIONS = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,15 @@ class EncodedConcept:
             raise ErasureError(f"the tokens of {self.name!r} lie outside of its context")
 
 
+@dataclass(frozen=True)
+class References:
+    """Contexts that the strict gate compares with: ``neutral [M, T, C]`` prompts, and each concept's
+    ``anchors [K, A, T, C]``."""
+
+    neutral: Tensor
+    anchors: Tensor
+
+
 def text_cross_attention(unet: nn.Module) -> dict[str, nn.Module]:
     """The text cross-attention modules of ``unet`` (``attn2`` in its transformer blocks), by name.
 
@@ -56,24 +71,69 @@ def text_cross_attention(unet: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
+def layer_values(transform: ContextTransform | None = None) -> Callable[[nn.Module, Tensor], Tensor]:
+    """A function that gives the values ``[B, T, H*d]`` which a layer makes of contexts ``[B, T, C]``."""
+
+    def values(layer: nn.Module, contexts: Tensor) -> Tensor:
+        weight = next(layer.to_v.parameters())
+        contexts = contexts.to(weight.device)
+        _, for_v = transform(layer, contexts) if transform else (contexts, contexts)
+        return layer.to_v(for_v).to(contexts.device)
+
+    return values
+
+
 class _LayerConcepts:
     """The concepts as one attention layer sees them; computed once a sampling pass."""
 
     def __init__(self, layer: nn.Module, eraser: ConceptEraser):
-        heads = layer.heads
+        self.layer = layer
+        self.eraser = eraser
         contexts = torch.stack([*(c.context for c in eraser.concepts), eraser.empty])
-        weight = next(layer.to_k.parameters())
-        for_k, for_v = eraser.context_transform(layer, contexts.to(weight.device, eraser.context_dtype))
         # [K, H, T, d]; the empty prompt is the last.
-        self.k = attention.split_heads(layer.to_k(for_k), heads)
-        self.v = attention.split_heads(layer.to_v(for_v), heads)
-        tokens = self.k.shape[2]
-        pairs = [(k, k * tokens + j) for k, concept in enumerate(eraser.concepts) for j in concept.tokens]
-        self.owner = torch.tensor([k for k, _ in pairs], device=self.k.device)
-        self.columns = torch.tensor([column for _, column in pairs], device=self.k.device)
-        # [H, J, d]: the values of the concepts' own tokens.
-        self.values = self.v.transpose(0, 1).flatten(1, 2)[:, self.columns]
+        self.k, self.v = self.project(contexts)
         self.scale = getattr(layer, "scale", None) or self.k.shape[-1] ** -0.5
+        self._selections: dict[tuple[int, ...], _Selection] = {}
+
+    def project(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[B, H, T, d]`` of contexts ``[B, T, C]``."""
+        contexts = contexts.to(next(self.layer.to_k.parameters()).device)
+        for_k, for_v = self.eraser.context_transform(self.layer, contexts)
+        return (
+            attention.split_heads(self.layer.to_k(for_k), self.layer.heads),
+            attention.split_heads(self.layer.to_v(for_v), self.layer.heads),
+        )
+
+    def selection(self, concepts: tuple[int, ...]) -> _Selection:
+        """What the correction for these concepts needs."""
+        if concepts not in self._selections:
+            self._selections[concepts] = _Selection(self, concepts)
+        return self._selections[concepts]
+
+    def outputs(self, q: Tensor, k: Tensor | None = None, v: Tensor | None = None) -> list[Tensor]:
+        """Attention outputs ``[R, N, H*d]`` for each context (by default ``O_k``, and ``O_0`` at the end)."""
+        pairs = zip(self.k if k is None else k, self.v if v is None else v)
+        return [attention.merge_heads(attention.attention(q, k, v, self.scale)) for k, v in pairs]
+
+
+class _Selection:
+    """Keys, own tokens' columns and values of some of the concepts in one layer."""
+
+    def __init__(self, all_concepts: _LayerConcepts, concepts: tuple[int, ...]):
+        tokens = all_concepts.k.shape[2]
+        device = all_concepts.k.device
+        pairs = [
+            (index, index * tokens + j)
+            for index, concept in enumerate(concepts)
+            for j in all_concepts.eraser.concepts[concept].tokens
+        ]
+        self.count = len(concepts)
+        self.owner = torch.tensor([index for index, _ in pairs], device=device)
+        self.columns = torch.tensor([column for _, column in pairs], device=device)
+        index = torch.tensor(concepts, device=device)
+        self.k = all_concepts.k[index]
+        # [H, J, d]: the values of the concepts' own tokens.
+        self.values = all_concepts.v[index].transpose(0, 1).flatten(1, 2)[:, self.columns]
 
 
 class ConceptEraser:
@@ -83,7 +143,10 @@ class ConceptEraser:
     of the batch). A call without them, or of another size, raises :class:`ErasureError`: nothing is ever
     generated with a row that was silently left out. ``empty [T, C]`` is the context of the empty prompt.
 
-    Hooks: on the U-Net itself (timestep, rows), on each ``attn2.to_q`` (the queries) and on each
+    ``mode`` is how the weight of a correction is found: ``constant`` (the paper), ``adaptive`` (needs
+    ``gate``), ``strict`` (needs ``gate`` and ``references``) or ``projection``.
+
+    Hooks: on the U-Net itself (timestep, context, rows), on each ``attn2.to_q`` (the queries) and on each
     ``attn2.to_out[0]`` (the heads' output, from which the correction is subtracted). They work under
     every attention optimisation, since all of these call the two as modules, and are removed on exit.
 
@@ -99,14 +162,22 @@ class ConceptEraser:
         window: Window | None = None,
         context_transform: ContextTransform | None = None,
         training_steps: int = 1000,
+        *,
+        mode: Mode = "constant",
+        gate: PromptGate | None = None,
+        references: References | None = None,
     ):
+        if mode in ("adaptive", "strict") and gate is None or mode == "strict" and references is None:
+            raise ValueError(f"the mode {mode} needs a gate{' and references' if mode == 'strict' else ''}")
         self.unet = unet
         self.concepts = tuple(concepts)
         self.empty = empty
         self.window = window or Window()
         self.context_transform = context_transform or (lambda layer, contexts: (contexts, contexts))
-        self.context_dtype = empty.dtype
         self.training_steps = training_steps
+        self.mode = mode
+        self.gate = gate if mode in ("adaptive", "strict") else None
+        self.references = references
         self.layers = text_cross_attention(unet)
         self.rows: Rows | None = None
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
@@ -115,6 +186,8 @@ class ConceptEraser:
         self._queries: dict[nn.Module, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._call: _Call | None = None
+        self._decided: tuple[Tensor, Decision] | None = None
+        self._strict_scale: tuple[Tensor, Tensor] | None = None
 
     def evidence(self) -> dict[int, ImageEvidence]:
         """What was measured and suppressed so far, by the image's index in the batch."""
@@ -150,14 +223,14 @@ class ConceptEraser:
         self._handles.clear()
         self._per_layer.clear()
         self._queries.clear()
-        self._call = None
-        self.rows = None
+        self._call = self._decided = self._strict_scale = self.rows = None
 
     # ------------------------------------------------------------------------------------- hooks
 
     def _before_unet(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs["x"]
         timesteps = args[1] if len(args) > 1 else kwargs["timesteps"]
+        context = args[2] if len(args) > 2 else kwargs["context"]
         rows, self.rows = self.rows, None
         if rows is None or len(rows) != x.shape[0]:
             known = "none were announced" if rows is None else f"{len(rows)} were announced"
@@ -167,7 +240,22 @@ class ConceptEraser:
                 "or EIUP"
             )
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
-        self._call = _Call(rows, at, self._weights * self.window(at), x.device)
+        call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
+        # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
+        call.measures = not self.recorder.calls or self.mode == "strict"
+        if call.erased and self.gate is not None:
+            call.apply(self._decide(call.select(context)))
+        call.settle()
+
+    def _decide(self, contexts: Tensor) -> Decision:
+        """The gate's decision for rows with these contexts, which mostly are those of the last call."""
+        if self._decided is not None:
+            known, decision = self._decided
+            if known.shape == contexts.shape and torch.equal(known, contexts):
+                return decision
+        decision = self.gate(contexts)
+        self._decided = (contexts.clone(), decision)
+        return decision
 
     def _after_unet(self, unet: nn.Module, args: tuple, output: Tensor) -> None:
         call, self._call = self._call, None
@@ -179,12 +267,11 @@ class ConceptEraser:
                 f"only {call.layers} of the U-Net's {len(self.layers)} text cross-attention layers were "
                 "corrected. Another extension may have replaced the others: disable it, or EIUP"
             )
-        erased = tuple(rows for rows in call.rows if rows.erased)
-        self.recorder.add(erased, call.progress, call.corrects, call.presence, call.energy, call.base)
+        self.recorder.add(call.evidence())
 
     def _keep_queries(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            if self._call is not None and self._call.erased:
+            if self._call is not None and self._call.needs_queries:
                 self._queries[layer] = output
 
         return hook
@@ -194,67 +281,153 @@ class ConceptEraser:
             call = self._call
             if call is None or not call.erased:
                 return None
+            first = call.layers == 0
+            call.layers += 1
+            if not call.needs_queries:
+                return None
+            queries = self._queries.pop(layer, None)
+            if queries is None:
+                raise ErasureError("a cross-attention layer ran without its queries being seen")
             concepts = self._per_layer.get(layer)
             if concepts is None:
                 # Lazily, since the host may bring a block's weights to the device only now.
                 concepts = self._per_layer[layer] = _LayerConcepts(layer, self)
-            queries = self._queries.pop(layer, None)
-            if queries is None:
-                raise ErasureError("a cross-attention layer ran without its queries being seen")
             outputs = args[0]
-            q = attention.split_heads(call.select(queries), layer.heads)
-            prompt = call.select(outputs)
-            if call.layers == 0:
-                call.presence = _presence(q, prompt, concepts)
-            call.layers += 1
-            maps = attention.token_maps(q, concepts.k[:-1], concepts.columns, concepts.scale)
-            energy = attention.feature_energy(maps, concepts.values, concepts.owner, len(self.concepts))
-            call.energy = call.energy + energy * call.weights.square()
-            call.base = call.base + prompt.float().square().sum(dim=(1, 2))
+            if first:
+                self._measure(call, queries, outputs, concepts)
             if not call.corrects:
                 return None
-            coefficients = call.weights[concepts.owner].to(maps.dtype).expand(maps.shape[0], -1)
-            change = attention.correction(maps, concepts.values, coefficients)
-            return (call.subtract(outputs, attention.merge_heads(change).to(outputs.dtype)), *args[1:])
+            q = attention.split_heads(call.select_active(queries), layer.heads)
+            prompt = call.select_active(outputs)
+            change = (
+                self._project(call, q, prompt, concepts)
+                if self.mode == "projection"
+                else self._suppress(call, q, concepts)
+            )
+            call.base = call.base + prompt.float().square().sum(dim=(1, 2))
+            return (call.subtract(outputs, change.to(outputs.dtype)), *args[1:])
 
         return hook
 
+    def _measure(self, call: _Call, queries: Tensor, outputs: Tensor, concepts: _LayerConcepts) -> None:
+        """Presence ``a`` in the first layer, ``[R, K]``; for the strict gate also its second opinion."""
+        q = attention.split_heads(call.select(queries), concepts.layer.heads)
+        prompt = call.select(outputs)
+        *of_concepts, empty = concepts.outputs(q)
+        call.presence = torch.stack([attention.presence(prompt, o, empty) for o in of_concepts], dim=1)
+        if self.mode == "strict":
+            scale = self._scale_of_presence(q, of_concepts, empty, concepts)
+            call.apply(_decide_by_presence(prompt, of_concepts, empty, *scale), either=True)
+            call.settle()
+
+    def _scale_of_presence(
+        self, q: Tensor, of_concepts: list[Tensor], empty: Tensor, concepts: _LayerConcepts
+    ) -> tuple[Tensor, Tensor]:
+        """``m`` and ``A`` of presence, ``[K]`` each, measured once a pass under its own queries."""
+        if self._strict_scale is None:
+            anchors = self.references.anchors
+            contexts = torch.cat([self.references.neutral, anchors.flatten(0, 1)])
+            outputs = concepts.outputs(q[:1], *concepts.project(contexts))
+            count = len(self.references.neutral)
+            neutral, anchor = [], []
+            for k, of_concept in enumerate(of_concepts):
+                own = outputs[count + k * len(ANCHORS) : count + (k + 1) * len(ANCHORS)]
+                for prompts, into in ((outputs[:count], neutral), (own, anchor)):
+                    a = [attention.presence(o, of_concept[:1], empty[:1], STRICT_POSITIONS) for o in prompts]
+                    into.append(torch.cat(a).quantile(0.5))
+            self._strict_scale = (torch.stack(neutral), torch.stack(anchor))
+        return self._strict_scale
+
+    def _suppress(self, call: _Call, q: Tensor, concepts: _LayerConcepts) -> Tensor:
+        """``sum over k of c_k F_k`` for the active rows and concepts."""
+        selection = concepts.selection(call.concepts)
+        maps = attention.token_maps(q, selection.k, selection.columns, concepts.scale)
+        energy = attention.feature_energy(maps, selection.values, selection.owner, selection.count)
+        call.energy = call.energy + energy * call.active_coefficients.square()
+        coefficients = call.active_coefficients[:, selection.owner].to(maps.dtype)
+        return attention.merge_heads(attention.correction(maps, selection.values, coefficients))
+
+    def _project(self, call: _Call, q: Tensor, prompt: Tensor, concepts: _LayerConcepts) -> Tensor:
+        """``sum over k of w_k clamp(a_k, 0, 3) (O_k - O_0)`` for the active rows and concepts."""
+        *of_concepts, empty = concepts.outputs(q)
+        weights = call.weights.tolist()
+        changes = [attention.projection(prompt, of_concepts[k], empty, weights[k]) for k in call.concepts]
+        call.energy = call.energy + torch.stack([c.square().sum(dim=(1, 2)) for c in changes], dim=1)
+        return sum(changes)
+
+
+def _decide_by_presence(
+    prompt: Tensor, of_concepts: list[Tensor], empty: Tensor, neutral: Tensor, anchor: Tensor
+) -> Decision:
+    a = torch.stack([attention.presence(prompt, o, empty, STRICT_POSITIONS) for o in of_concepts], dim=1)
+    z = (a - neutral) / (anchor - neutral).clamp_min(1e-3)
+    return decide(z, torch.ones_like(z))
+
 
 class _Call:
-    """One U-Net call: its rows, the weights ``s(t) w_k``, and what has been measured in it so far."""
+    """One U-Net call: its rows, the coefficients ``c_k = s(t) w_k g_k f_k`` of each, and what has been
+    measured in it so far. *Erased* rows may be corrected; the *active* ones among them are."""
 
     def __init__(self, rows: Rows, at: float, weights: Tensor, device: torch.device):
-        self.rows, self.progress = rows, at
-        self.corrects = bool((weights != 0).any())
-        self.weights = weights.to(device)
+        self.rows, self.progress, self.device = rows, at, device
         self.erased = [index for index, row in enumerate(rows) if row.erased]
+        self.weights = weights.to(device)
+        self.gate = torch.ones(len(self.erased), len(weights), device=device)
+        self.factor = torch.ones_like(self.gate)
+        self.measures = False
         self.layers = 0
-        self.presence: Tensor = torch.zeros(())
+        self.presence: Tensor | None = None
         self.energy: Tensor | float = 0.0
         self.base: Tensor | float = 0.0
-        first, count = (self.erased[0], len(self.erased)) if self.erased else (0, 0)
-        contiguous = self.erased == list(range(first, first + count))
-        self._index = slice(first, first + count) if contiguous else torch.tensor(self.erased, device=device)
+        self._index = _as_index(self.erased, device)
+
+    def apply(self, decision: Decision, either: bool = False) -> None:
+        """Take a gate's decision; with ``either``, the larger one of it and of what is there."""
+        gate, factor = decision.gate.to(self.device), decision.factor.to(self.device)
+        self.gate = torch.maximum(self.gate, gate) if either else gate
+        self.factor = torch.maximum(self.factor, factor) if either else factor
+
+    def settle(self) -> None:
+        """Find the active rows and concepts; where there are none, nothing is computed."""
+        coefficients = self.weights * self.gate * self.factor
+        active = (coefficients != 0).tolist()
+        self.active = [row for row, concepts in enumerate(active) if any(concepts)]
+        self.concepts = tuple(k for k, concept in enumerate(zip(*active)) if any(concept))
+        self.corrects = bool(self.active)
+        if self.corrects:
+            rows = torch.tensor(self.active, device=self.device)
+            concepts = torch.tensor(self.concepts, device=self.device)
+            self.active_coefficients = coefficients[rows][:, concepts]
+            self._active_index = _as_index([self.erased[row] for row in self.active], self.device)
+
+    @property
+    def needs_queries(self) -> bool:
+        return bool(self.erased) and (self.corrects or self.measures and self.presence is None)
 
     def select(self, x: Tensor) -> Tensor:
         return x[self._index]
 
+    def select_active(self, x: Tensor) -> Tensor:
+        return x[self._active_index]
+
     def subtract(self, outputs: Tensor, change: Tensor) -> Tensor:
         corrected = outputs.clone()
-        corrected[self._index] -= change
+        corrected[self._active_index] -= change
         return corrected
 
+    def evidence(self) -> CallEvidence:
+        energy, base = torch.zeros_like(self.gate), torch.ones(len(self.erased), device=self.device)
+        if self.corrects:
+            rows = torch.tensor(self.active, device=self.device)
+            energy[rows[:, None], torch.tensor(self.concepts, device=self.device)] = self.energy
+            base[rows] = self.base
+        erased = tuple(row for row in self.rows if row.erased)
+        corrected = [row in self.active for row in range(len(self.erased))]
+        return CallEvidence(erased, self.progress, corrected, self.presence, self.gate, energy, base)
 
-def _presence(q: Tensor, prompt: Tensor, concepts: _LayerConcepts) -> Tensor:
-    """``a_k`` of each row: ``[R, K]``."""
-    outputs = [
-        attention.merge_heads(attention.attention(q, k, v, concepts.scale))
-        for k, v in zip(concepts.k, concepts.v)
-    ]
-    empty = outputs.pop()
-    return torch.stack([attention.presence(prompt, output, empty) for output in outputs], dim=1)
 
-
-def conditional_then_unconditional(images: int) -> Rows:
-    """The rows of plain classifier-free guidance: each image's conditional row, then the others."""
-    return (*(Row(i, True) for i in range(images)), *(Row(i, False) for i in range(images)))
+def _as_index(rows: list[int], device: torch.device) -> slice | Tensor:
+    """Rows as a slice where they are contiguous, which costs no copy."""
+    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+        return slice(rows[0], rows[0] + len(rows))
+    return torch.tensor(rows, dtype=torch.long, device=device)

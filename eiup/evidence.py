@@ -16,22 +16,25 @@ class ConceptEvidence:
     """One concept in one image.
 
     ``presence`` is the mean over steps of ``a`` (see :func:`eiup.attention.presence`): about 0 where the
-    prompt brings nothing of the concept in, about 1 where it is the concept. ``share`` is the mean over
-    steps of ``||correction|| / ||O_p||``, in 0 and more; 0 where nothing was suppressed.
+    prompt brings nothing of the concept in, about 1 where it is the concept. ``gate`` is the mean over
+    steps of ``g`` in 0..1. ``share`` is the mean over steps of ``||correction|| / ||O_p||``, in 0 and more;
+    0 where nothing was suppressed. In ``presence_by_step``, steps at which it was not measured are ``None``.
     """
 
     concept: str
     weight: float
     presence: float
+    gate: float
     share: float
-    presence_by_step: tuple[float, ...] = field(repr=False)
+    presence_by_step: tuple[float | None, ...] = field(repr=False)
+    gate_by_step: tuple[float, ...] = field(repr=False)
     share_by_step: tuple[float, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class ImageEvidence:
     """One image of a sampling pass. ``progress`` (0..1) belongs to the values by step; ``rows`` counts
-    the conditional rows that were corrected, ``rows_seen`` those that the U-Net computed."""
+    the rows that were corrected, ``rows_seen`` those that could have been: all that add to the image."""
 
     progress: tuple[float, ...]
     concepts: tuple[ConceptEvidence, ...]
@@ -39,9 +42,28 @@ class ImageEvidence:
     rows_seen: int
 
 
+@dataclass(frozen=True)
+class CallEvidence:
+    """One U-Net call.
+
+    Its erased ``rows [R]``, which of them were ``corrected [R]``, ``presence [R, K]`` where it was measured,
+    ``gate [R, K]``, and over all layers the sums of ``||c_k F_k||^2`` (``energy [R, K]``) and of
+    ``||O_p||^2`` (``base [R]``).
+    """
+
+    rows: Rows
+    progress: float
+    corrected: list[bool]
+    presence: Tensor | None
+    gate: Tensor
+    energy: Tensor
+    base: Tensor
+
+
 @dataclass
 class _Step:
     presence: list[list[float]] = field(default_factory=list)
+    gate: list[list[float]] = field(default_factory=list)
     energy: list[list[float]] = field(default_factory=list)
     base: list[float] = field(default_factory=list)
 
@@ -51,53 +73,61 @@ class Recorder:
 
     def __init__(self, names: list[str], weights: list[float]):
         self.names, self.weights = names, weights
-        self.calls: list[tuple[Rows, float, bool, Tensor, Tensor, Tensor]] = []
+        self.calls: list[CallEvidence] = []
 
-    def add(
-        self, rows: Rows, progress: float, corrected: bool, presence: Tensor, energy: Tensor, base: Tensor
-    ) -> None:
-        """One U-Net call: erased ``rows [R]``, ``presence [R, K]``, and over all layers the sums of
-        ``||c_k F_k||^2`` (``energy [R, K]``) and of ``||O_p||^2`` (``base [R]``)."""
-        self.calls.append((rows, progress, corrected, presence, energy, base))
+    def add(self, call: CallEvidence) -> None:
+        self.calls.append(call)
 
     def images(self) -> dict[int, ImageEvidence]:
         """The evidence of each image, by its index in the batch."""
         steps: dict[int, dict[float, _Step]] = defaultdict(lambda: defaultdict(_Step))
         seen: dict[int, int] = defaultdict(int)
-        corrected_rows: dict[int, int] = defaultdict(int)
-        for rows, progress, corrected, presence, energy, base in self.calls:
-            values = zip(rows, presence.tolist(), energy.tolist(), base.tolist())
-            for row, row_presence, row_energy, row_base in values:
-                step = steps[row.image][progress]
-                step.presence.append(row_presence)
+        corrected: dict[int, int] = defaultdict(int)
+        for call in self.calls:
+            presence = call.presence.tolist() if call.presence is not None else [None] * len(call.rows)
+            values = zip(
+                call.rows,
+                call.corrected,
+                presence,
+                call.gate.tolist(),
+                call.energy.tolist(),
+                call.base.tolist(),
+            )
+            for row, row_corrected, row_presence, row_gate, row_energy, row_base in values:
+                step = steps[row.image][call.progress]
+                if row_presence is not None:
+                    step.presence.append(row_presence)
+                step.gate.append(row_gate)
                 step.energy.append(row_energy)
                 step.base.append(row_base)
                 seen[row.image] += 1
-                corrected_rows[row.image] += corrected
+                corrected[row.image] += row_corrected
         return {
-            image: self._summary(by_progress, corrected_rows[image], seen[image])
+            image: self._summary(by_progress, corrected[image], seen[image])
             for image, by_progress in sorted(steps.items())
         }
 
     def _summary(self, by_progress: dict[float, _Step], corrected: int, seen: int) -> ImageEvidence:
-        progress = tuple(sorted(by_progress))
+        steps = [by_progress[at] for at in sorted(by_progress)]
         concepts = []
         for k, (name, weight) in enumerate(zip(self.names, self.weights)):
-            presence, share = [], []
-            for at in progress:
-                step = by_progress[at]
-                # A concept is as present as in the sub-prompt that brings most of it in.
-                presence.append(max(values[k] for values in step.presence))
-                energy = sum(values[k] for values in step.energy)
-                share.append(sqrt(max(0.0, energy) / max(1e-20, sum(step.base))))
+            # A concept is as present as in the sub-prompt that brings most of it in.
+            presence = tuple(max((v[k] for v in step.presence), default=None) for step in steps)
+            gate = tuple(max(v[k] for v in step.gate) for step in steps)
+            share = tuple(
+                sqrt(max(0.0, sum(v[k] for v in s.energy)) / max(1e-20, sum(s.base))) for s in steps
+            )
+            measured = [value for value in presence if value is not None]
             concepts.append(
                 ConceptEvidence(
                     concept=name,
                     weight=weight,
-                    presence=sum(presence) / len(presence),
+                    presence=sum(measured) / len(measured) if measured else 0.0,
+                    gate=sum(gate) / len(gate),
                     share=sum(share) / len(share),
-                    presence_by_step=tuple(presence),
-                    share_by_step=tuple(share),
+                    presence_by_step=presence,
+                    gate_by_step=gate,
+                    share_by_step=share,
                 )
             )
-        return ImageEvidence(progress, tuple(concepts), corrected, seen)
+        return ImageEvidence(tuple(sorted(by_progress)), tuple(concepts), corrected, seen)

@@ -29,6 +29,7 @@ def image_record(
     passes: Sequence[PassEvidence],
     *,
     strength: float,
+    mode: str,
     window: tuple[float, float],
     seed: int,
     prompt: str | None = None,
@@ -36,14 +37,15 @@ def image_record(
 ) -> dict[str, Any]:
     """The journal's record of one image.
 
-    ``concepts`` holds each concept's largest presence and share of all passes; ``passes`` the passes one
-    by one, with the values by step. ``prompt`` is recorded only where the operator wants it.
+    ``concepts`` holds each concept's largest presence, gate and share of all passes; ``passes`` the passes
+    one by one, with the values by step. ``prompt`` is recorded only where the operator wants it.
     """
     record: dict[str, Any] = {
         "v": JOURNAL_VERSION,
         "time": (time or datetime.now(timezone.utc)).isoformat(timespec="milliseconds"),
         "seed": seed,
         "checkpoint": passes[0].checkpoint,
+        "mode": mode,
         "strength": strength,
         "window": list(window),
         "concepts": [
@@ -51,6 +53,7 @@ def image_record(
                 "concept": same[0].concept,
                 "weight": same[0].weight,
                 "presence": round(max(c.presence for c in same), 4),
+                "gate": round(max(c.gate for c in same), 4),
                 "share": round(max(c.share for c in same), 5),
             }
             for same in zip(*(part.evidence.concepts for part in passes))
@@ -74,8 +77,12 @@ def _pass_record(part: PassEvidence) -> dict[str, Any]:
         "concepts": [
             {
                 "presence": round(concept.presence, 4),
+                "gate": round(concept.gate, 4),
                 "share": round(concept.share, 5),
-                "presence_by_step": [round(value, 4) for value in concept.presence_by_step],
+                "presence_by_step": [
+                    None if value is None else round(value, 4) for value in concept.presence_by_step
+                ],
+                "gate_by_step": [round(value, 4) for value in concept.gate_by_step],
                 "share_by_step": [round(value, 5) for value in concept.share_by_step],
             }
             for concept in evidence.concepts

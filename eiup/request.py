@@ -19,12 +19,22 @@ from .errors import RequestError
 from .schedule import Window
 
 INFOTEXT_KEY = "EIUP"
-INFOTEXT_VERSION = 1
+INFOTEXT_VERSION = 2
+# Version 1 knew one mode, and left out a strength of 3.
+_VERSION_1_DEFAULTS = {"strength": 3.0, "mode": "constant"}
+
+# How the weight of a correction is found, each in a sentence.
+MODES = {
+    "adaptive": "Erases only where a prompt brings the concept in; other images stay as they are.",
+    "strict": "Like adaptive, with a second check inside the model against prompts made to get past it.",
+    "constant": "Suppresses with one weight in every image, also where the concept is not (the paper).",
+    "projection": "Takes the concept's direction out of the attention, as much as there is of it.",
+}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field: ``minimum`` and ``maximum`` bound numbers."""
+    """One field: ``minimum`` and ``maximum`` bound numbers, ``choices`` are the texts allowed."""
 
     name: str
     kind: type
@@ -33,17 +43,24 @@ class Field:
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
         if self.kind is bool:
             return "true or false"
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
         return f"a number from {self.minimum:g} to {self.maximum:g}"
 
     def check(self, value: Any) -> Any:
         """``value`` in the field's type. Raises :class:`RequestError`."""
         if self.kind is bool:
             if not isinstance(value, bool):
+                raise RequestError(self.name, value, self.allowed)
+            return value
+        if self.choices:
+            if not isinstance(value, str) or value not in self.choices:
                 raise RequestError(self.name, value, self.allowed)
             return value
         if self.kind is list:
@@ -66,6 +83,10 @@ FIELDS = (
     ),
     Field("start", float, 0.0, "Start", "Sampling progress from which concepts are suppressed.", 0, 1),
     Field("end", float, 1.0, "End", "Sampling progress up to which concepts are suppressed.", 0, 1),
+    Field(
+        "mode", str, "adaptive", "Mode", " ".join(f"{name}: {text}" for name, text in MODES.items()),
+        choices=tuple(MODES),
+    ),
 )  # fmt: skip
 FIELD = {field.name: field for field in FIELDS}
 
@@ -109,6 +130,7 @@ class ErasureRequest:
     strength: float = FIELD["strength"].default
     start: float = FIELD["start"].default
     end: float = FIELD["end"].default
+    mode: str = FIELD["mode"].default
 
     def __post_init__(self) -> None:
         for field in FIELDS:
@@ -153,7 +175,7 @@ class ErasureRequest:
             c.text if c.weight == 1.0 else {"concept": c.text, "weight": c.weight} for c in self.concepts
         ]
         for field in FIELDS:
-            if field.kind is float and getattr(self, field.name) != field.default:
+            if field.kind in (float, str) and getattr(self, field.name) != field.default:
                 value[field.name] = getattr(self, field.name)
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -167,10 +189,12 @@ class ErasureRequest:
         if not isinstance(value, dict):
             raise RequestError(INFOTEXT_KEY, text, "the JSON object that EIUP writes into infotext")
         version = value.pop("v", None)
-        if version != INFOTEXT_VERSION:
+        if version not in (1, INFOTEXT_VERSION):
             raise RequestError(
-                f"{INFOTEXT_KEY} v", version, f"version {INFOTEXT_VERSION}", "Update the extension."
+                f"{INFOTEXT_KEY} v", version, f"versions up to {INFOTEXT_VERSION}", "Update the extension."
             )
+        if version == 1:
+            value = {**_VERSION_1_DEFAULTS, **value}
         if isinstance(value.get("concepts"), list):
             # Texts are literal here, whatever characters they hold.
             value["concepts"] = [{"concept": c} if isinstance(c, str) else c for c in value["concepts"]]

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eiup.eraser import ConceptEraser, EncodedConcept, conditional_then_unconditional
+from eiup.build import build_eraser
+from eiup.eraser import EncodedConcept
 from eiup.evidence import ImageEvidence
 from eiup.request import ErasureRequest
+from eiup.rows import conditional_then_unconditional
 
 from .model import LatentDiffusion
 
@@ -58,15 +60,20 @@ def generate(
     eraser = None
     if request is not None and request.active:
         empty = model.get_learned_conditioning([""])[0]
-        eraser = ConceptEraser(
-            model.model.diffusion_model, encode_concepts(model, request), empty, request.window
+        eraser = build_eraser(
+            model.model.diffusion_model,
+            encode_concepts(model, request),
+            empty,
+            model.get_learned_conditioning,
+            mode=request.mode,
+            window=request.window,
         )
         eraser.__enter__()
     try:
         for index, timestep in enumerate(timesteps):
             following = timesteps[index + 1] if index + 1 < steps else 0
             if eraser is not None:
-                eraser.rows = conditional_then_unconditional(count)
+                eraser.rows = conditional_then_unconditional(count, cfg_scale)
             t = torch.full((2 * count,), timestep)
             conditional, unconditional = model.apply_model(torch.cat([x, x]), t, context).chunk(2)
             epsilon = unconditional + cfg_scale * (conditional - unconditional)

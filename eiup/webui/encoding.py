@@ -3,6 +3,8 @@ checkpoint's tokenizer apply to them as to any prompt."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,41 +18,52 @@ from ..errors import ErasureError, RequestError
 CHUNK_TOKENS = 75
 
 
-def encode(
-    model: nn.Module, concepts: tuple[Concept, ...], strength: float, width: int, height: int
-) -> tuple[list[EncodedConcept], Tensor]:
-    """The concepts, each encoded alone, and the empty prompt's context ``[77, C]``.
+class ConceptEncoder:
+    """Encodes for one sampling pass with the webui's current ``model``."""
 
-    Raises :class:`RequestError` for a concept of more than 75 tokens or of none.
-    """
-    conditioner = model.cond_stage_model
-    if not hasattr(conditioner, "process_texts"):
-        raise ErasureError(
-            f"the text encoder {type(conditioner).__name__} has no prompt chunks. Use a checkpoint of the "
-            "SD1, SD2 or SDXL family, or switch EIUP off"
-        )
-    counts = [_count_tokens(conditioner, concept) for concept in concepts]
-    prompts = prompt_parser.SdConditioning([c.text for c in concepts] + [""], width=width, height=height)
-    with torch.no_grad(), devices.autocast():
-        contexts = model.get_learned_conditioning(prompts)
-    if isinstance(contexts, dict):  # SDXL
-        contexts = contexts["crossattn"]
-    encoded = [
-        EncodedConcept(concept.text, context, tuple(range(1, count + 1)), strength * concept.weight)
-        for concept, context, count in zip(concepts, contexts, counts)
-    ]
-    return encoded, contexts[-1]
+    def __init__(self, model: nn.Module, width: int, height: int):
+        self.model, self.size = model, {"width": width, "height": height}
+        self.conditioner = model.cond_stage_model
+        if not hasattr(self.conditioner, "process_texts"):
+            raise ErasureError(
+                f"the text encoder {type(self.conditioner).__name__} has no prompt chunks. Use a checkpoint "
+                "of the SD1, SD2 or SDXL family, or switch EIUP off"
+            )
 
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Contexts ``[B, 77, C]`` of texts of at most 75 tokens, each encoded as a prompt of its own."""
+        prompts = prompt_parser.SdConditioning(list(texts), **self.size)
+        with torch.no_grad(), devices.autocast():
+            contexts = self.model.get_learned_conditioning(prompts)
+        return contexts["crossattn"] if isinstance(contexts, dict) else contexts  # SDXL's are a dict
 
-def _count_tokens(conditioner: nn.Module, concept: Concept) -> int:
-    chunks, count = conditioner.process_texts([concept.text])
-    if len(chunks[0]) > 1 or count > CHUNK_TOKENS:
-        raise RequestError(
-            "concepts", concept.text, f"at most {CHUNK_TOKENS} tokens a concept", f"This one has {count}."
-        )
-    if count < 1:
-        raise RequestError("concepts", concept.text, "a concept that this model's vocabulary has tokens for")
-    return count
+    def concepts(self, concepts: Sequence[Concept], strength: float) -> tuple[list[EncodedConcept], Tensor]:
+        """The concepts, each encoded alone, and the empty prompt's context ``[77, C]``.
+
+        Raises :class:`RequestError` for a concept of more than 75 tokens or of none.
+        """
+        counts = [self._count_tokens(concept) for concept in concepts]
+        contexts = self([*(c.text for c in concepts), ""])
+        encoded = [
+            EncodedConcept(concept.text, context, tuple(range(1, count + 1)), strength * concept.weight)
+            for concept, context, count in zip(concepts, contexts, counts)
+        ]
+        return encoded, contexts[-1]
+
+    def _count_tokens(self, concept: Concept) -> int:
+        chunks, count = self.conditioner.process_texts([concept.text])
+        if len(chunks[0]) > 1 or count > CHUNK_TOKENS:
+            raise RequestError(
+                "concepts",
+                concept.text,
+                f"at most {CHUNK_TOKENS} tokens a concept, without BREAK",
+                f"This one has {count}." if count > CHUNK_TOKENS else "BREAK starts a second chunk in it.",
+            )
+        if count < 1:
+            raise RequestError(
+                "concepts", concept.text, "a concept that this model's vocabulary has tokens for"
+            )
+        return count
 
 
 def through_hypernetworks(layer: nn.Module, contexts: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,12 @@ class Generation:
                 window = (self.request.start, self.request.end)
                 journal.append(
                     image_record(
-                        parts, strength=self.request.strength, window=window, seed=int(seed), prompt=prompt
+                        parts,
+                        mode=self.request.mode,
+                        strength=self.request.strength,
+                        window=window,
+                        seed=int(seed),
+                        prompt=prompt,
                     )
                 )
 

@@ -29,7 +29,14 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
         with gr.Row():
             start = _slider("start", elem_id, step=0.01)
             end = _slider("end", elem_id, step=0.01)
-    return [enabled, concepts, strength, start, end]
+        mode = gr.Radio(
+            list(fields["mode"].choices),
+            value=fields["mode"].default,
+            label=fields["mode"].label,
+            info=fields["mode"].help,
+            elem_id=elem_id("mode"),
+        )
+    return [enabled, concepts, strength, start, end, mode]
 
 
 def _slider(name: str, elem_id: Callable[[str], str], step: float) -> gr.Slider:

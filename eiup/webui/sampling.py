@@ -7,20 +7,23 @@ since the webui catches those of script methods and callbacks and would generate
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modules import sd_unet, shared
+from modules import devices, paths, sd_unet, shared
 from modules.script_callbacks import CFGDenoiserParams
 
 from .. import rows
+from ..build import build_eraser
 from ..eraser import ConceptEraser
 from ..errors import ErasureError
 from ..evidence import ImageEvidence
+from ..gate import CalibrationCache
 from ..request import ErasureRequest
-from .encoding import encode, through_hypernetworks
+from .encoding import ConceptEncoder, through_hypernetworks
 
 
 class SamplingPass:
@@ -71,12 +74,21 @@ class SamplingPass:
                 "cannot be erased. Choose SD Unet: None in the settings, or switch EIUP off"
             )
         unet = model.model.diffusion_model
-        concepts, empty = encode(
-            model, self.request.concepts, self.request.strength, self.p.width, self.p.height
-        )
-        eraser = ConceptEraser(
-            unet, concepts, empty, self.request.window, through_hypernetworks, len(model.alphas_cumprod)
-        )
+        encode = ConceptEncoder(model, self.p.width, self.p.height)
+        concepts, empty = encode.concepts(self.request.concepts, self.request.strength)
+        cache = CalibrationCache(Path(paths.data_path) / "cache" / "eiup")
+        with torch.no_grad(), devices.autocast():
+            eraser = build_eraser(
+                unet,
+                concepts,
+                empty,
+                encode,
+                mode=self.request.mode,
+                window=self.request.window,
+                context_transform=through_hypernetworks,
+                training_steps=len(model.alphas_cumprod),
+                cache=cache,
+            )
         eraser.__enter__()
         self._eraser = eraser
         self._erased_model = (unet, model.sd_checkpoint_info)
@@ -100,13 +112,16 @@ class SamplingPass:
         try:
             self._watch(params.denoiser.inner_model)
             self._follow_refiner()
-            batch = params.denoiser.sampler.sampler_extra_args["cond"].batch
-            weights = [[float(part.weight) for part in image] for image in batch]
-            edit = shared.sd_model.cond_stage_key == "edit" and params.denoiser.image_cfg_scale not in (
-                None,
-                1.0,
+            denoiser = params.denoiser
+            arguments = denoiser.sampler.sampler_extra_args
+            weights = [[float(part.weight) for part in image] for image in arguments["cond"].batch]
+            edit = shared.sd_model.cond_stage_key == "edit" and denoiser.image_cfg_scale not in (None, 1.0)
+            plan = rows.plan(
+                weights,
+                float(arguments["cond_scale"]) * float(denoiser.cond_scale_miltiplier),
+                unconditional_skipped=_skips_unconditional(denoiser, params.sigma, edit),
+                image_cfg_scale=float(denoiser.image_cfg_scale) if edit else None,
             )
-            plan = rows.plan(weights, edit=edit)
             if len(plan) != params.x.shape[0]:
                 raise ErasureError(
                     f"the denoiser has {params.x.shape[0]} rows where {len(plan)} follow from the prompts. "
@@ -153,3 +168,13 @@ class SamplingPass:
         if storage_rows == len(self._plan) and x.is_contiguous():
             return x.storage_offset() // x[0].numel()
         return 0 if x.shape[0] == len(self._plan) else len(self._plan)
+
+
+def _skips_unconditional(denoiser: Any, sigma: Tensor, edit: bool) -> bool:
+    """Whether the webui leaves the unconditional rows out of this call (*skip early CFG*, *NGMS*)."""
+    early = shared.opts.skip_early_cond
+    if early != 0 and denoiser.step / denoiser.total_steps <= early:
+        return True
+    minimum = denoiser.sampler.sampler_extra_args["s_min_uncond"]
+    turn = denoiser.step % 2 or shared.opts.s_min_uncond_all
+    return bool(turn and minimum > 0 and sigma[0] < minimum and not edit)

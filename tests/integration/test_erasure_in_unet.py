@@ -7,9 +7,9 @@ import torch
 from ldm.modules.attention import CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from eiup.eraser import ConceptEraser, EncodedConcept, conditional_then_unconditional
+from eiup.eraser import ConceptEraser, EncodedConcept
 from eiup.errors import ErasureError, UnsupportedModelError
-from eiup.rows import Row
+from eiup.rows import Row, conditional_then_unconditional
 from eiup.schedule import Window
 
 WIDTH = 48
@@ -106,22 +106,28 @@ def test_the_hooked_output_is_the_equation(forward, batch, tokens, monkeypatch):
     x = torch.randn(batch, 64, 32, generator=generator)
     context = torch.randn(batch, tokens, WIDTH, generator=generator)
     with ConceptEraser(model, concepts, EMPTY) as eraser:
-        eraser.rows = tuple(Row(i, True) for i in range(batch))
+        eraser.rows = tuple(Row(i, True, 1) for i in range(batch))
         output = model(x, torch.full((batch,), 500.0), context)
     expected = naive(model.attn2, x, context, concepts, [1.5, 0.7])
     assert (output.double() - expected).abs().max() < 1e-5
     assert (output - model(x, None, context)).abs().max() > 1e-3
 
 
-def test_only_conditional_rows_are_touched():
+def test_only_rows_that_add_to_the_prediction_are_touched():
     unet = make_unet()
     x, t, context = inputs(5)
     plain = unet(x, t, context=context)
     with ConceptEraser(unet, [make_concept(weight=2.0)], EMPTY) as eraser:
-        eraser.rows = (Row(0, True), Row(0, True, -1.0), Row(1, True), Row(0, False), Row(1, False))
+        eraser.rows = (
+            Row(0, True, 1),
+            Row(0, True, -1),
+            Row(1, True, 1),
+            Row(0, False, 0),
+            Row(1, False, 0.5),
+        )
         erased = unet(x, t, context=context)
     changed = [not torch.equal(a, b) for a, b in zip(plain, erased)]
-    assert changed == [True, False, True, False, False]
+    assert changed == [True, False, True, False, True]
 
 
 def test_a_row_is_erased_the_same_alone_and_in_a_batch():
@@ -132,7 +138,7 @@ def test_a_row_is_erased_the_same_alone_and_in_a_batch():
         eraser.rows = conditional_then_unconditional(2)
         together = unet(x, t, context=context)
         for index in range(4):
-            eraser.rows = (Row(0, index < 2),)
+            eraser.rows = (Row(0, index < 2, 1 if index < 2 else -1),)
             alone = unet(x[index : index + 1], t[:1], context=context[index : index + 1])
             torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=1e-5)
 
@@ -143,7 +149,7 @@ def test_a_concept_suppresses_the_same_beside_others():
 
     def output(*concepts):
         with ConceptEraser(model, concepts, EMPTY) as eraser:
-            eraser.rows = (Row(0, True),)
+            eraser.rows = (Row(0, True, 1),)
             return model(x, torch.tensor([500.0]), context)
 
     star, moon = make_concept(), make_concept("moon", (1,), 1.0, 2)
@@ -169,7 +175,7 @@ def test_outside_of_the_window_no_bit_changes():
     with ConceptEraser(unet, [make_concept(weight=2.0)], EMPTY, Window(0.0, 0.4)) as eraser:
         for timestep, inside in ((900.0, True), (300.0, False)):
             t = torch.tensor([timestep])
-            eraser.rows = (Row(0, True),)
+            eraser.rows = (Row(0, True, 1),)
             erased = unet(x, t, context=context)
             plain = make_unet()(x, t, context=context)
             assert torch.equal(erased, plain) is not inside
@@ -187,7 +193,7 @@ def test_hooks_are_gone_after_an_exception():
 
     def generate():
         with ConceptEraser(unet, [make_concept()], EMPTY) as eraser:
-            eraser.rows = (Row(0, True),)
+            eraser.rows = (Row(0, True, 1),)
             unet(x, t, context=context)
 
     with pytest.raises(RuntimeError, match="in the middle"):
@@ -197,7 +203,7 @@ def test_hooks_are_gone_after_an_exception():
     assert torch.equal(unet(x, t, context=context), plain)
 
 
-@pytest.mark.parametrize("rows", [None, (Row(0, True),)])
+@pytest.mark.parametrize("rows", [None, (Row(0, True, 1),)])
 def test_a_call_whose_rows_are_not_known_is_an_error(rows):
     unet = make_unet()
     x, t, context = inputs(2)
@@ -211,7 +217,7 @@ def test_rows_count_for_one_call_only():
     unet = make_unet()
     x, t, context = inputs(1)
     with ConceptEraser(unet, [make_concept()], EMPTY) as eraser:
-        eraser.rows = (Row(0, True),)
+        eraser.rows = (Row(0, True, 1),)
         unet(x, t, context=context)
         with pytest.raises(ErasureError, match="none were announced"):
             unet(x, t, context=context)
@@ -223,7 +229,7 @@ def test_a_layer_that_is_bypassed_is_an_error():
     layer = next(m for n, m in unet.named_modules() if n.endswith("attn2"))
     with ConceptEraser(unet, [make_concept()], EMPTY) as eraser:
         layer.forward = lambda x, context=None, mask=None: x
-        eraser.rows = (Row(0, True),)
+        eraser.rows = (Row(0, True, 1),)
         with pytest.raises(ErasureError, match="were corrected"):
             unet(x, t, context=context)
 
@@ -243,7 +249,7 @@ def test_presence_is_one_for_the_concept_itself_and_zero_for_the_empty_prompt():
     concept = make_concept(weight=2.0)
     x, t, _ = inputs(2)
     with ConceptEraser(unet, [concept], EMPTY) as eraser:
-        eraser.rows = (Row(0, True), Row(1, True))
+        eraser.rows = (Row(0, True, 1), Row(1, True, 1))
         unet(x, t, context=torch.stack([concept.context, EMPTY]))
     images = eraser.evidence()
     assert images[0].concepts[0].presence == pytest.approx(1.0, abs=1e-4)
@@ -259,7 +265,7 @@ def test_the_share_is_the_norm_of_what_was_subtracted():
     watch.remove()
     with ConceptEraser(model, [make_concept(weight=1.7)], EMPTY) as eraser:
         watch = model.attn2.to_out[0].register_forward_pre_hook(lambda m, a: seen.append(a[0]))
-        eraser.rows = (Row(0, True),)
+        eraser.rows = (Row(0, True, 1),)
         model(x, torch.tensor([500.0]), context)
         watch.remove()
     plain, erased = seen
@@ -274,7 +280,7 @@ def test_many_concepts_in_slices_equal_those_at_once(monkeypatch):
 
     def run():
         with ConceptEraser(unet, concepts, EMPTY) as eraser:
-            eraser.rows = (Row(0, True),)
+            eraser.rows = (Row(0, True, 1),)
             return unet(x, t, context=context)
 
     at_once = run()

@@ -5,7 +5,10 @@ from eiup.evidence import ConceptEvidence, ImageEvidence
 from eiup.journal import Journal, PassEvidence, image_record
 
 EVIDENCE = ImageEvidence(
-    (0.1, 0.5), (ConceptEvidence("star\n{}", 2.0, 0.8, 0.03, (0.7, 0.9), (0.02, 0.04)),), 2, 2
+    (0.1, 0.5),
+    (ConceptEvidence("star\n{}", 2.0, 0.8, 1.0, 0.03, (0.7, None), (1.0, 1.0), (0.02, 0.04)),),
+    2,
+    2,
 )
 
 
@@ -13,7 +16,7 @@ FIRST = PassEvidence("first", "abc", EVIDENCE)
 
 
 def record(seed=1, passes=(FIRST,), **kwargs):
-    return image_record(passes, strength=2.0, window=(0.0, 1.0), seed=seed, **kwargs)
+    return image_record(passes, mode="adaptive", strength=2.0, window=(0.0, 1.0), seed=seed, **kwargs)
 
 
 def test_records_are_read_back(tmp_path):
@@ -21,15 +24,17 @@ def test_records_are_read_back(tmp_path):
     path = journal.append(record())
     assert path.name == record()["time"][:10] + ".jsonl"
     (read,) = journal.records()
-    assert read["passes"][0]["concepts"][0]["presence_by_step"] == [0.7, 0.9]
+    assert read["passes"][0]["concepts"][0]["presence_by_step"] == [0.7, None]
     assert read["seed"] == 1
 
 
 def test_an_image_of_two_passes_is_one_record_with_the_larger_values():
-    weaker = ConceptEvidence("star\n{}", 2.0, 0.3, 0.05, (0.3,), (0.05,))
+    weaker = ConceptEvidence("star\n{}", 2.0, 0.3, 0.5, 0.05, (0.3,), (0.5,), (0.05,))
     hires = PassEvidence("hires", "def", ImageEvidence((0.6,), (weaker,), 1, 1))
     both = record(passes=(FIRST, hires))
-    assert both["concepts"] == [{"concept": "star\n{}", "weight": 2.0, "presence": 0.8, "share": 0.05}]
+    assert both["concepts"] == [
+        {"concept": "star\n{}", "weight": 2.0, "presence": 0.8, "gate": 1.0, "share": 0.05}
+    ]
     assert [(p["pass"], p["checkpoint"], p["rows"]) for p in both["passes"]] == [
         ("first", "abc", 2),
         ("hires", "def", 1),

@@ -59,7 +59,9 @@ def test_nothing_to_do_without_concepts_or_when_disabled():
         ([{"concepts": [{"concept": "a", "weight": "x"}]}], ["weight of 'a'", "'x'", "0 to 10"]),
         ([{"concepts": [{"concept": "a", "weight": float("inf")}]}], ["weight of 'a'", "inf", "0 to 10"]),
         ([["star"]], ["enabled", "star", "true or false"]),
-        ([True, "star", 1, 0, 1, 5], ["args", "5 values"]),
+        ([{"mode": "gentle"}], ["mode", "'gentle'", "adaptive, strict, constant, projection"]),
+        ([True, "star", 1, 0, 1, 5], ["mode", "5", "adaptive"]),
+        ([True, "star", 1, 0, 1, "strict", 5], ["args", "6 values"]),
     ],
 )
 def test_bad_input_names_field_value_and_what_is_allowed(args, named):
@@ -96,12 +98,14 @@ def test_infotext_brings_everything_back(request):
 
 
 def test_infotext_leaves_defaults_out():
-    assert json.loads(ErasureRequest(True, "star").to_infotext()) == {"v": 1, "concepts": ["star"]}
+    assert json.loads(ErasureRequest(True, "star").to_infotext()) == {"v": 2, "concepts": ["star"]}
 
 
 def test_an_image_made_by_the_first_version_is_read():
     old = '{"v":1,"concepts":["star",{"concept":"moon","weight":0.5}],"strength":1.5,"end":0.8}'
-    assert ErasureRequest.from_infotext(old) == ErasureRequest(True, "star,moon:0.5", 1.5, 0.0, 0.8)
+    assert ErasureRequest.from_infotext(old) == ErasureRequest(
+        True, "star,moon:0.5", 1.5, 0.0, 0.8, "constant"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"v":99,"concepts":[]}', '{"v":1,"concept":[]}'])
