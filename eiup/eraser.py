@@ -150,6 +150,10 @@ class ConceptEraser:
     ``attn2.to_out[0]`` (the heads' output, from which the correction is subtracted). They work under
     every attention optimisation, since all of these call the two as modules, and are removed on exit.
 
+    While :attr:`suspended`, gates decide and nothing is corrected; :attr:`opened` holds the images for which
+    there would have been something. With ``locates``, :attr:`areas` accumulates by image where in it the
+    concepts were forming: ``||sum over k of c_k F_k||^2`` of the highest resolution's layers, ``[h, w]``.
+
     ``context_transform(layer, contexts [K, T, C])`` returns the contexts for keys and values; by default
     both are the contexts themselves (a host with hypernetworks changes them).
     """
@@ -166,6 +170,7 @@ class ConceptEraser:
         mode: Mode = "constant",
         gate: PromptGate | None = None,
         references: References | None = None,
+        locates: bool = False,
     ):
         if mode in ("adaptive", "strict") and gate is None or mode == "strict" and references is None:
             raise ValueError(f"the mode {mode} needs a gate{' and references' if mode == 'strict' else ''}")
@@ -180,6 +185,11 @@ class ConceptEraser:
         self.references = references
         self.layers = text_cross_attention(unet)
         self.rows: Rows | None = None
+        self.suspended = False
+        self.opened: set[int] = set()
+        self.progress = 0.0
+        self.locates = locates
+        self.areas: dict[int, Tensor] = {}
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}
@@ -240,12 +250,19 @@ class ConceptEraser:
                 "or EIUP"
             )
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
-        call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
+        self.progress = at
+        call = self._call = _Call(rows, at, self._weights * self.window(at), x)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
         call.measures = not self.recorder.calls or self.mode == "strict"
         if call.erased and self.gate is not None:
             call.apply(self._decide(call.select(context)))
+        self._settle(call)
+
+    def _settle(self, call: _Call) -> None:
         call.settle()
+        self.opened.update(call.active_images)
+        if self.suspended:
+            call.corrects = False
 
     def _decide(self, contexts: Tensor) -> Decision:
         """The gate's decision for rows with these contexts, which mostly are those of the last call."""
@@ -268,6 +285,8 @@ class ConceptEraser:
                 "corrected. Another extension may have replaced the others: disable it, or EIUP"
             )
         self.recorder.add(call.evidence())
+        for image, area in call.areas():
+            self.areas[image] = self.areas.get(image, 0) + area
 
     def _keep_queries(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -305,6 +324,8 @@ class ConceptEraser:
                 else self._suppress(call, q, concepts)
             )
             call.base = call.base + prompt.float().square().sum(dim=(1, 2))
+            if self.locates:
+                call.locate(change)
             return (call.subtract(outputs, change.to(outputs.dtype)), *args[1:])
 
         return hook
@@ -318,7 +339,7 @@ class ConceptEraser:
         if self.mode == "strict":
             scale = self._scale_of_presence(q, of_concepts, empty, concepts)
             call.apply(_decide_by_presence(prompt, of_concepts, empty, *scale), either=True)
-            call.settle()
+            self._settle(call)
 
     def _scale_of_presence(
         self, q: Tensor, of_concepts: list[Tensor], empty: Tensor, concepts: _LayerConcepts
@@ -368,8 +389,10 @@ class _Call:
     """One U-Net call: its rows, the coefficients ``c_k = s(t) w_k g_k f_k`` of each, and what has been
     measured in it so far. *Erased* rows may be corrected; the *active* ones among them are."""
 
-    def __init__(self, rows: Rows, at: float, weights: Tensor, device: torch.device):
-        self.rows, self.progress, self.device = rows, at, device
+    def __init__(self, rows: Rows, at: float, weights: Tensor, latents: Tensor):
+        self.rows, self.progress = rows, at
+        self.device = device = latents.device
+        self.size = latents.shape[-2:]
         self.erased = [index for index, row in enumerate(rows) if row.erased]
         self.weights = weights.to(device)
         self.gate = torch.ones(len(self.erased), len(weights), device=device)
@@ -379,6 +402,7 @@ class _Call:
         self.presence: Tensor | None = None
         self.energy: Tensor | float = 0.0
         self.base: Tensor | float = 0.0
+        self.area: Tensor | None = None
         self._index = _as_index(self.erased, device)
 
     def apply(self, decision: Decision, either: bool = False) -> None:
@@ -414,6 +438,27 @@ class _Call:
         corrected = outputs.clone()
         corrected[self._active_index] -= change
         return corrected
+
+    @property
+    def active_images(self) -> list[int]:
+        return [self.rows[self.erased[row]].image for row in self.active]
+
+    def locate(self, change: Tensor) -> None:
+        """Add a layer's corrections ``[A, N, C]`` to :attr:`area [A, N]`, in the highest resolution."""
+        energy = change.float().square().sum(-1)
+        if self.area is None or energy.shape[1] > self.area.shape[1]:
+            self.area = energy
+        elif energy.shape == self.area.shape:
+            self.area = self.area + energy
+
+    def areas(self) -> list[tuple[int, Tensor]]:
+        """The area ``[h, w]`` of each active row, with its image's index."""
+        if self.area is None:
+            return []
+        height, width = self.size
+        while height * width > self.area.shape[1]:
+            height, width = -(-height // 2), -(-width // 2)
+        return list(zip(self.active_images, self.area.unflatten(1, (height, width))))
 
     def evidence(self) -> CallEvidence:
         energy, base = torch.zeros_like(self.gate), torch.ones(len(self.erased), device=self.device)

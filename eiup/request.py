@@ -87,6 +87,11 @@ FIELDS = (
         "mode", str, "adaptive", "Mode", " ".join(f"{name}: {text}" for name, text in MODES.items()),
         choices=tuple(MODES),
     ),
+    Field(
+        "preserve", bool, False, "Preserve",
+        "Keep everything outside of the erased concept as it would have been. Images in which something is "
+        "erased take twice the time.",
+    ),
 )  # fmt: skip
 FIELD = {field.name: field for field in FIELDS}
 
@@ -131,6 +136,7 @@ class ErasureRequest:
     start: float = FIELD["start"].default
     end: float = FIELD["end"].default
     mode: str = FIELD["mode"].default
+    preserve: bool = FIELD["preserve"].default
 
     def __post_init__(self) -> None:
         for field in FIELDS:
@@ -175,7 +181,7 @@ class ErasureRequest:
             c.text if c.weight == 1.0 else {"concept": c.text, "weight": c.weight} for c in self.concepts
         ]
         for field in FIELDS:
-            if field.kind in (float, str) and getattr(self, field.name) != field.default:
+            if field.name not in ("enabled", "concepts") and getattr(self, field.name) != field.default:
                 value[field.name] = getattr(self, field.name)
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

@@ -31,4 +31,5 @@ class EiupScript(scripts.Script):
 
 
 script_callbacks.on_cfg_denoiser(SamplingPass.on_denoiser)
+script_callbacks.on_cfg_after_cfg(SamplingPass.on_denoised)
 script_callbacks.on_ui_settings(page.settings)

@@ -36,7 +36,13 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             info=fields["mode"].help,
             elem_id=elem_id("mode"),
         )
-    return [enabled, concepts, strength, start, end, mode]
+        preserve = gr.Checkbox(
+            fields["preserve"].default,
+            label=fields["preserve"].label,
+            info=fields["preserve"].help,
+            elem_id=elem_id("preserve"),
+        )
+    return [enabled, concepts, strength, start, end, mode, preserve]
 
 
 def _slider(name: str, elem_id: Callable[[str], str], step: float) -> gr.Slider:

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from modules import devices, paths, sd_unet, shared
-from modules.script_callbacks import CFGDenoiserParams
+from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoiserParams
 
 from .. import rows
 from ..build import build_eraser
 from ..eraser import ConceptEraser
-from ..errors import ErasureError
+from ..errors import ErasureError, RequestError
 from ..evidence import ImageEvidence
 from ..gate import CalibrationCache
+from ..preserve import Twin
 from ..request import ErasureRequest
 from .encoding import ConceptEncoder, through_hypernetworks
 
@@ -46,6 +47,8 @@ class SamplingPass:
         self._inner: nn.Module | None = None
         self._inner_handle: torch.utils.hooks.RemovableHandle | None = None
         self._failure: Exception | None = None
+        self._twin: Twin | None = None
+        self._denoiser_call: CFGDenoiserParams | None = None
 
     @classmethod
     def is_running(cls, sampler: Any) -> bool:
@@ -57,14 +60,39 @@ class SamplingPass:
         try:
             self._attach()
             self.checkpoint = shared.sd_model.sd_model_hash
-            result = sample(*args, **kwargs)
-            if self._failure is not None:
-                raise self._failure
+
+            def checked_sample() -> Tensor:
+                result = sample(*args, **kwargs)
+                if self._failure is not None:
+                    raise self._failure
+                return result
+
+            result = self._preserving(checked_sample) if self.request.preserve else checked_sample()
             self.evidence = self._eraser.evidence()
             return result
         finally:
             del self._running[id(sampler)]
             self._detach()
+
+    def _preserving(self, sample: Callable[[], Tensor]) -> Tensor:
+        """Sample the un-erased twin, and the erased images where it would have shown a concept."""
+        if getattr(self.p, "refiner_checkpoint_info", None) is not None:
+            raise RequestError(
+                "preserve", True, "false where a refiner is used", "Switch one of the two off."
+            )
+        eraser, noise = self._eraser, NoiseState(self.p.rng)
+        self._twin, eraser.suspended = Twin(), True
+        twin = sample()
+        if not eraser.opened:
+            return twin
+        eraser.suspended = False
+        eraser.recorder.calls.clear()
+        noise.restore()
+        # Stopped by the user, this ends at once, with nothing of the twin in it.
+        result = sample().clone()
+        for image in set(range(len(result))) - eraser.opened:
+            result[image] = twin[image]
+        return result
 
     def _attach(self) -> None:
         model = shared.sd_model
@@ -88,6 +116,7 @@ class SamplingPass:
                 context_transform=through_hypernetworks,
                 training_steps=len(model.alphas_cumprod),
                 cache=cache,
+                locates=self.request.preserve,
             )
         eraser.__enter__()
         self._eraser = eraser
@@ -99,6 +128,7 @@ class SamplingPass:
         if self._eraser is not None:
             self._eraser.__exit__(None, None, None)
         self._inner = self._inner_handle = self._latents = self._plan = None
+        self._twin = self._denoiser_call = None
 
     @classmethod
     def on_denoiser(cls, params: CFGDenoiserParams) -> None:
@@ -106,6 +136,35 @@ class SamplingPass:
         running = cls._running.get(id(params.denoiser.sampler))
         if running is not None:
             running._plan_rows(params)
+
+    @classmethod
+    def on_denoised(cls, params: AfterCFGCallbackParams) -> None:
+        """The webui's ``on_cfg_after_cfg`` callback: keep the twin's prediction, or blend with it."""
+        if cls._running:
+            running = list(cls._running.values())[-1]
+            if running._twin is not None and running._failure is None:
+                running._use_twin(params)
+
+    def _use_twin(self, params: AfterCFGCallbackParams) -> None:
+        try:
+            call, output = self._denoiser_call, params.x
+            first_rows = [
+                next(n for n, row in enumerate(self._plan) if row.image == i) for i in range(len(output))
+            ]
+            x, sigma = call.x[first_rows], call.sigma[first_rows]
+            clean = call.denoiser.get_pred_x0(x, output, sigma)
+            if self._eraser.suspended:
+                self._twin.keep(float(sigma[0]), clean)
+                # The twin is not for looking at: no live preview of it.
+                shared.state.current_latent = None
+                return
+            blended = self._twin.blend(float(sigma[0]), self._eraser.progress, clean, self._eraser.areas)
+            # The clean prediction is linear in the sampler's own: x0 = a x + b output.
+            b = call.denoiser.get_pred_x0(torch.zeros_like(x), torch.ones_like(output), sigma)
+            params.x = output + (blended - clean) / b
+        except Exception as error:
+            # The webui would swallow it and go on; it is raised after the pass instead.
+            self._failure = error
 
     def _plan_rows(self, params: CFGDenoiserParams) -> None:
         self._plan = self._latents = None
@@ -127,7 +186,7 @@ class SamplingPass:
                     f"the denoiser has {params.x.shape[0]} rows where {len(plan)} follow from the prompts. "
                     "Another extension may have changed the batch: disable it, or EIUP"
                 )
-            self._plan, self._latents = plan, params.x
+            self._plan, self._latents, self._denoiser_call = plan, params.x, params
         except Exception as error:
             # The webui would swallow it and go on; it is raised in the U-Net call instead.
             self._failure = error
@@ -168,6 +227,24 @@ class SamplingPass:
         if storage_rows == len(self._plan) and x.is_contiguous():
             return x.storage_offset() // x[0].numel()
         return 0 if x.shape[0] == len(self._plan) else len(self._plan)
+
+
+class NoiseState:
+    """The state of an ``ImageRNG``, to draw the same noise again."""
+
+    def __init__(self, rng: Any):
+        self.rng, self.is_first = rng, rng.is_first
+        self.states = [
+            g.get_state() if isinstance(g, torch.Generator) else dict(vars(g)) for g in rng.generators
+        ]
+
+    def restore(self) -> None:
+        self.rng.is_first = self.is_first
+        for generator, state in zip(self.rng.generators, self.states):
+            if isinstance(generator, torch.Generator):
+                generator.set_state(state)
+            else:
+                vars(generator).update(state)
 
 
 def _skips_unconditional(denoiser: Any, sigma: Tensor, edit: bool) -> bool:

@@ -1,12 +1,15 @@
 """The eraser on the genuine ldm U-Net and its cross-attention."""
 
 import math
+import zlib
 
 import pytest
 import torch
 from ldm.modules.attention import CrossAttention
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+from eiup import attention
+from eiup.build import build_eraser
 from eiup.eraser import ConceptEraser, EncodedConcept
 from eiup.errors import ErasureError, UnsupportedModelError
 from eiup.rows import Row, conditional_then_unconditional
@@ -286,3 +289,137 @@ def test_many_concepts_in_slices_equal_those_at_once(monkeypatch):
     at_once = run()
     monkeypatch.setattr("eiup.attention._SLICE_ELEMENTS", 8 * 77 * 4 * 3)
     torch.testing.assert_close(run(), at_once, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ modes
+
+
+def gated_eraser(unet, concepts, mode="adaptive", **options):
+    """An eraser whose text encoder knows the concepts, and gives any other text noise of its own."""
+    known = {concept.name: concept.context for concept in concepts}
+
+    def encode(texts):
+        contexts = []
+        for text in texts:
+            words = text.split()
+            noise = torch.randn(77, WIDTH, generator=torch.Generator().manual_seed(zlib.crc32(text.encode())))
+            contexts.append(next((known[word] for word in words if word in known), 0.3 * noise + EMPTY))
+        return torch.stack(contexts)
+
+    return build_eraser(unet, concepts, EMPTY, encode, mode=mode, **options)
+
+
+@pytest.mark.parametrize("mode", ["adaptive", "strict"])
+def test_a_gate_that_stays_shut_changes_no_bit_of_its_row(mode):
+    unet = make_unet()
+    concept = make_concept(weight=2.0)
+    x, t, context = inputs(3)
+    context = torch.stack([EMPTY, concept.context, EMPTY + 0.05 * context[2]])
+    plain = unet(x, t, context=context)
+    with gated_eraser(unet, [concept], mode) as eraser:
+        eraser.rows = tuple(Row(i, True, 1) for i in range(3))
+        erased = unet(x, t, context=context)
+    assert [not torch.equal(a, b) for a, b in zip(plain, erased)] == [False, True, False]
+    images = eraser.evidence()
+    assert [images[i].concepts[0].gate for i in range(3)] == [0, 1, 0]
+    assert [images[i].concepts[0].share > 0 for i in range(3)] == [False, True, False]
+    assert [images[i].rows for i in range(3)] == [0, 1, 0]
+
+
+def test_with_all_gates_shut_nothing_is_computed_after_the_first_call(monkeypatch):
+    unet = make_unet()
+    x, t, _ = inputs(1)
+    calls = []
+    original = attention.attention
+    monkeypatch.setattr(attention, "attention", lambda *args: calls.append(1) or original(*args))
+    with gated_eraser(unet, [make_concept(weight=2.0)]) as eraser:
+        for _ in range(3):
+            eraser.rows = (Row(0, True, 1),)
+            unet(x, t, context=EMPTY[None])
+    assert len(calls) == 2  # O_k and O_0 of the one layer in which presence is measured, once
+
+
+def test_an_open_gate_erases_as_the_constant_weight_does():
+    unet = make_unet()
+    concepts = [make_concept(weight=2.0), make_concept("moon", (1,), 3.0, 2)]
+    x, t, _ = inputs(1)
+
+    def run(eraser, context):
+        with eraser:
+            eraser.rows = (Row(0, True, 1),)
+            return unet(x, t, context=context[None])
+
+    adaptive = run(gated_eraser(unet, concepts), concepts[0].context)
+    constant = run(ConceptEraser(unet, concepts[:1], EMPTY), concepts[0].context)
+    torch.testing.assert_close(adaptive, constant, atol=1e-5, rtol=1e-5)
+
+
+def test_emphasis_in_the_prompt_raises_the_correction():
+    unet = make_unet()
+    concept = make_concept(weight=1.0)
+    x, t, _ = inputs(1)
+    emphasised = EMPTY + 2.0 * (concept.context - EMPTY)
+
+    def run(eraser):
+        with eraser:
+            eraser.rows = (Row(0, True, 1),)
+            return unet(x, t, context=emphasised[None])
+
+    doubled = ConceptEraser(unet, [make_concept(weight=2.0)], EMPTY)
+    torch.testing.assert_close(run(gated_eraser(unet, [concept])), run(doubled), atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_that_changes_between_steps_is_judged_anew():
+    unet = make_unet()
+    concept = make_concept(weight=2.0)
+    x, t, _ = inputs(1)
+    changed = []
+    with gated_eraser(unet, [concept]) as eraser:
+        for context in (EMPTY, concept.context, EMPTY):
+            eraser.rows = (Row(0, True, 1),)
+            erased = unet(x, t, context=context[None])
+            changed.append(not torch.equal(erased, make_unet()(x, t, context=context[None])))
+    assert changed == [False, True, False]
+
+
+def test_the_projection_is_its_equation():
+    model = OneLayer().requires_grad_(False)
+    concept = make_concept(weight=1.5)
+    x, context = torch.randn(2, 64, 32), torch.randn(2, 77, WIDTH)
+    context[1] = concept.context
+    seen = []
+    layer = model.attn2
+    watch = layer.to_out[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].double()))
+    for c in (context, concept.context.expand(2, -1, -1), EMPTY.expand(2, -1, -1)):
+        model(x, None, c)
+    watch.remove()
+    with ConceptEraser(model, [concept], EMPTY, mode="projection") as eraser:
+        watch = layer.to_out[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].double()))
+        eraser.rows = (Row(0, True, 1), Row(1, True, 1))
+        model(x, torch.full((2,), 500.0), context)
+        watch.remove()
+    prompt, of_concept, empty, projected = seen
+    direction = of_concept - empty
+    a = ((prompt - empty) * direction).sum((1, 2)) / direction.square().sum((1, 2))
+    expected = prompt - 1.5 * a.clamp(0, 3)[:, None, None] * direction
+    torch.testing.assert_close(projected, expected, atol=1e-5, rtol=1e-5)
+    assert a[1] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_suspended_eraser_changes_nothing_and_says_what_it_would_have():
+    unet = make_unet()
+    concept = make_concept(weight=2.0)
+    x, t, _ = inputs(2)
+    context = torch.stack([EMPTY, concept.context])
+    plain = unet(x, t, context=context)
+    with gated_eraser(unet, [concept], locates=True) as eraser:
+        eraser.suspended = True
+        eraser.rows = (Row(0, True, 1), Row(1, True, 1))
+        assert torch.equal(unet(x, t, context=context), plain)
+        assert eraser.opened == {1}
+        assert not eraser.areas
+        eraser.suspended = False
+        eraser.rows = (Row(0, True, 1), Row(1, True, 1))
+        assert not torch.equal(unet(x, t, context=context), plain)
+    assert list(eraser.areas) == [1]
+    assert eraser.areas[1].shape == (8, 8)

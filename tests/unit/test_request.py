@@ -61,7 +61,7 @@ def test_nothing_to_do_without_concepts_or_when_disabled():
         ([["star"]], ["enabled", "star", "true or false"]),
         ([{"mode": "gentle"}], ["mode", "'gentle'", "adaptive, strict, constant, projection"]),
         ([True, "star", 1, 0, 1, 5], ["mode", "5", "adaptive"]),
-        ([True, "star", 1, 0, 1, "strict", 5], ["args", "6 values"]),
+        ([True, "star", 1, 0, 1, "strict", True, 5], ["args", "7 values"]),
     ],
 )
 def test_bad_input_names_field_value_and_what_is_allowed(args, named):
