@@ -21,7 +21,7 @@ from .schedule import Window
 INFOTEXT_KEY = "EIUP"
 INFOTEXT_VERSION = 2
 # Version 1 knew one mode, and left out a strength of 3.
-_VERSION_1_DEFAULTS = {"strength": 3.0, "mode": "constant"}
+_VERSION_1_DEFAULTS = {"strength": 3.0, "mode": "constant", "feedback": False}
 
 # How the weight of a correction is found, each in a sentence.
 MODES = {
@@ -92,6 +92,10 @@ FIELDS = (
         "Keep everything outside of the erased concept as it would have been. Images in which something is "
         "erased take twice the time.",
     ),
+    Field(
+        "feedback", bool, True, "Use feedback",
+        "Weight concepts as what was said of earlier images made with this checkpoint suggests.",
+    ),
 )  # fmt: skip
 FIELD = {field.name: field for field in FIELDS}
 
@@ -137,6 +141,7 @@ class ErasureRequest:
     end: float = FIELD["end"].default
     mode: str = FIELD["mode"].default
     preserve: bool = FIELD["preserve"].default
+    feedback: bool = FIELD["feedback"].default
 
     def __post_init__(self) -> None:
         for field in FIELDS:
