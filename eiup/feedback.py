@@ -83,7 +83,10 @@ class Feedback:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
-                "feedback", str(self.file), "a file that EIUP wrote", f"Mend or delete it ({error!r})."
+                "feedback",
+                self.file.name,
+                "a file that EIUP wrote",
+                f"Mend or delete {self.file} ({error!r}).",
             ) from error
 
     def _write(self, factors: dict[str, dict[str, float]]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modules import paths, shared
 
+from ..feedback import Feedback
 from ..journal import Journal, PassEvidence, image_record
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
@@ -28,7 +30,7 @@ class Generation:
         self.request = ErasureRequest()
         self.passes: list[SamplingPass] = []
         try:
-            self.request = ErasureRequest.from_args(args)
+            self.request = _with_feedback(ErasureRequest.from_args(args))
         except Exception as error:
             self.error = error
         if self.request.active:
@@ -97,6 +99,18 @@ class Generation:
                         prompt=prompt,
                     )
                 )
+
+
+def _with_feedback(request: ErasureRequest) -> ErasureRequest:
+    """The request with what was learnt of its concepts; such weights are written out and not learnt again."""
+    if not (request.active and request.feedback):
+        return request
+    concepts = feedback_store().weighted(request.concepts, shared.sd_model.sd_model_hash or "")
+    return request if concepts == request.concepts else replace(request, concepts=concepts, feedback=False)
+
+
+def feedback_store() -> Feedback:
+    return Feedback(Path(paths.data_path) / "eiup" / "feedback.json")
 
 
 def journal_folder() -> Path:

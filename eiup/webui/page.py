@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -11,7 +13,10 @@ from modules import shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
+from ..concepts import parse_concepts
+from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
+from .generation import feedback_store
 
 
 def accordion(elem_id: Callable[[str], str]) -> list[Any]:
@@ -42,7 +47,52 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             info=fields["preserve"].help,
             elem_id=elem_id("preserve"),
         )
-    return [enabled, concepts, strength, start, end, mode, preserve]
+        use_feedback = _feedback(concepts, elem_id)
+    return [enabled, concepts, strength, start, end, mode, preserve, use_feedback]
+
+
+def _feedback(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> gr.Checkbox:
+    """Buttons that flag the last images, and what has been learnt for the loaded checkpoint."""
+    field = FIELD["feedback"]
+    with gr.Accordion("Feedback", open=False, elem_id=elem_id("feedback_panel")):
+        use = gr.Checkbox(field.default, label=field.label, info=field.help, elem_id=elem_id("feedback"))
+        with gr.Row():
+            survived = gr.Button("A concept survived", elem_id=elem_id("survived"))
+            spoilt = gr.Button("The image was spoilt", elem_id=elem_id("spoilt"))
+            reset = gr.Button("Forget all of this checkpoint", elem_id=elem_id("reset_feedback"))
+        learnt = gr.HTML(elem_id=elem_id("learnt"))
+    survived.click(partial(_flag, "survived"), [concepts], [learnt], show_progress=False)
+    spoilt.click(partial(_flag, "spoilt"), [concepts], [learnt], show_progress=False)
+    reset.click(_reset, [], [learnt], show_progress=False)
+    return use
+
+
+def _flag(verdict: str, text: str) -> str:
+    """Flag every concept that is typed; returns what has been learnt, as HTML."""
+    try:
+        concepts = parse_concepts(text)
+        if not concepts:
+            raise RequestError("concepts", text, "at least one concept to give feedback on")
+        for concept in concepts:
+            feedback_store().flag(_checkpoint(), concept.text, verdict)
+    except RequestError as error:
+        return f"<p class='error'>{escape(str(error))}</p>"
+    return _learnt()
+
+
+def _reset() -> str:
+    feedback_store().reset(_checkpoint())
+    return _learnt()
+
+
+def _checkpoint() -> str:
+    return shared.sd_model.sd_model_hash or ""
+
+
+def _learnt() -> str:
+    factors = feedback_store().factors(_checkpoint())
+    listed = ", ".join(f"{escape(concept)} \u00d7{factor:g}" for concept, factor in sorted(factors.items()))
+    return f"<p>On this checkpoint: {listed or 'nothing learnt; every concept has its own weight'}</p>"
 
 
 def _slider(name: str, elem_id: Callable[[str], str], step: float) -> gr.Slider:

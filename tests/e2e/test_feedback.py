@@ -1,0 +1,47 @@
+"""What users say of images adjusts a concept's weight on the loaded checkpoint."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.support import changed, erasing, same, scene
+
+PATH = "/eiup/v1/feedback"
+
+
+@pytest.fixture(autouse=True)
+def forget(webui):
+    webui.http.delete(PATH)
+    yield
+    webui.http.delete(PATH)
+
+
+def flag(webui, concept, verdict):
+    return webui.post(PATH, {"concept": concept, "verdict": verdict})
+
+
+def test_flags_change_the_weight_and_are_forgotten(webui):
+    payload = scene(**erasing("star", strength=1.0))
+    before = webui.txt2img(**payload)
+    assert flag(webui, "star", "survived").json()["factors"] == {"star": 1.25}
+    assert webui.get(PATH).json()["factors"] == {"star": 1.25}
+    after = webui.txt2img(**payload)
+    assert changed(after.images[0], before.images[0])
+    assert "1.25" in after.infotexts[0]
+    assert webui.http.delete(PATH, params={"concept": "star"}).json()["factors"] == {}
+    assert same(webui.txt2img(**payload).images[0], before.images[0])
+    assert same(webui.txt2img(infotext=after.infotexts[0]).images[0], after.images[0])
+
+
+def test_feedback_can_be_left_out_of_account(webui):
+    payload = scene(**erasing("star", strength=1.0, feedback=False))
+    before = webui.txt2img(**payload)
+    flag(webui, "star", "survived")
+    assert same(webui.txt2img(**payload).images[0], before.images[0])
+
+
+def test_wrong_feedback_is_refused(webui):
+    answer = flag(webui, "star", "nice")
+    assert answer.status_code == 422
+    assert "survived, spoilt" in answer.text
+    assert webui.get(PATH).json()["factors"] == {}
