@@ -184,6 +184,7 @@ def test_growth_inhibitors_insert_the_concept_behind_the_prompt(model):
         torch.testing.assert_close(erased[row, at], own[1:2])
 
 
+@pytest.mark.slow
 def test_methods_restore_the_model_and_ours_is_the_product(model):
     cases = [BenchCase(**CASE), BenchCase("a cat with a star", 2, "star", "explicit", negative_prompt="ugly")]
     images = {name: method.generate(model, cases, 2) for name, method in METHODS.items()}
