@@ -14,7 +14,10 @@ from .results import Results
 
 _INK, _SOFT, _RULE, _PAPER = (28, 30, 36), (104, 108, 118), (222, 224, 230), (255, 255, 255)
 _ACCENT, _OTHER = (176, 38, 62), (58, 96, 158)
+_SPREAD = (196, 202, 214)
 _COLUMNS = 4
+
+_Box = tuple[float, float, float, float]
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -29,7 +32,7 @@ def draw_chart(methods: Sequence[Mapping[str, Any]]) -> Image.Image | None:
     marks = [m for m in methods if m["psnr_unrelated"] is not None and m["shows"]["of"]]
     if not marks:
         return None
-    width, height, left, top, right, bottom = 1100, 720, 96, 84, 60, 84
+    width, height, left, top, right, bottom = 2000, 1280, 170, 150, 230, 150
     image = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(image)
     lowest = 5 * int(min(m["psnr_unrelated"] for m in marks) // 5)
@@ -40,48 +43,39 @@ def draw_chart(methods: Sequence[Mapping[str, Any]]) -> Image.Image | None:
     def y(value: float) -> float:
         return height - bottom - value * (height - top - bottom)
 
-    draw.text(
-        (left, 20), "How often the concept still shows, and what unrelated images keep", _INK, _font(24)
-    )
-    draw.text((left, 52), "Right: unrelated images change less. Down: less of the concept.", _SOFT, _font(16))
+    draw.text((left, 30), "How often a concept still shows, and what unrelated images keep", _INK, _font(44))
+    caption = "The lower, the less of the concept; the further right, the less unrelated images change."
+    draw.text((left, 88), caption, _SOFT, _font(28))
     for percent in range(0, 101, 20):
-        draw.line((left, y(percent / 100), width - right, y(percent / 100)), _RULE)
-        draw.text((left - 12, y(percent / 100)), f"{percent} %", _SOFT, _font(15), anchor="rm")
+        draw.line((left, y(percent / 100), width - right, y(percent / 100)), _RULE, width=2)
+        draw.text((left - 20, y(percent / 100)), f"{percent} %", _SOFT, _font(26), anchor="rm")
     for decibel in range(lowest, int(PSNR_CAP) + 1, 5):
-        draw.line((x(decibel), y(0), x(decibel), y(0) + 6), _SOFT)
-        draw.text((x(decibel), y(0) + 12), str(decibel), _SOFT, _font(15), anchor="mt")
+        draw.line((x(decibel), y(0), x(decibel), y(0) + 12), _SOFT, width=2)
+        draw.text((x(decibel), y(0) + 22), str(decibel), _SOFT, _font(26), anchor="mt")
     caption = f"PSNR of unrelated images against no erasure, dB ({PSNR_CAP:g}: unchanged)"
-    draw.text(((left + width - right) / 2, height - 28), caption, _SOFT, _font(16), anchor="mm")
-    taken: list[tuple[float, float, float, float]] = []
+    draw.text(((left + width - right) / 2, height - 50), caption, _SOFT, _font(28), anchor="mm")
+    taken: list[_Box] = []
     for mark in marks:
         at, rate = x(mark["psnr_unrelated"]), mark["shows"]
-        draw.line((at, y(rate["low"]), at, y(rate["high"])), _RULE, width=3)
-        taken.append((at - 7, y(rate["rate"]) - 7, at + 7, y(rate["rate"]) + 7))
+        draw.line((at, y(rate["low"]), at, y(rate["high"])), _SPREAD, width=4)
+        taken.append((at - 12, y(rate["rate"]) - 12, at + 12, y(rate["rate"]) + 12))
     for mark in marks:
         colour = _ACCENT if mark["method"].startswith("eiup") else _OTHER
         at, height_of = x(mark["psnr_unrelated"]), y(mark["shows"]["rate"])
-        draw.ellipse((at - 6, height_of - 6, at + 6, height_of + 6), colour)
-        box = _place(draw, mark["method"], at, height_of, taken, width)
-        taken.append(box)
-        draw.text(box[:2], mark["method"], colour, _font(16))
-    return image
+        draw.ellipse((at - 11, height_of - 11, at + 11, height_of + 11), colour)
+        taken.append(_place(draw.textlength(mark["method"], _font(28)), at, height_of, taken, width))
+        box = taken[-1]
+        draw.text((box[0], (box[1] + box[3]) / 2), mark["method"], colour, _font(28), anchor="lm")
+    return image.resize((width // 2, height // 2), Image.Resampling.LANCZOS)
 
 
-def _place(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    x: float,
-    y: float,
-    taken: Sequence[tuple[float, float, float, float]],
-    width: int,
-) -> tuple[float, float, float, float]:
+def _place(wide: float, x: float, y: float, taken: Sequence[_Box], width: int) -> _Box:
     """A box for a mark's name that touches no other: beside the mark, or a little above or below."""
-    _, _, wide, high = draw.textbbox((0, 0), text, font=_font(16))
     boxes = [
-        (x0, y - high / 2 + shift, x0 + wide, y + high / 2 + shift)
-        for shift in (0, -20, 20, -40, 40, -60, 60)
-        for x0 in (x + 12, x - 12 - wide)
-        if x0 + wide < width
+        (x0, y - 16 + shift, x0 + wide, y + 16 + shift)
+        for shift in (0, -36, 36, -72, 72, -108, 108)
+        for x0 in (x + 20, x - 20 - wide)
+        if x0 >= 0 and x0 + wide < width
     ]
     for box in boxes:
         if not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):

@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     make_images(model, methods, cells, results, arguments.steps, arguments.fresh)
     known = arguments.out / "runs" / f"oracle-{oracle_id}-{checkpoint}.json"
     report = {
-        "cases": str(arguments.cases),
+        "cases": {"file": arguments.cases.name, "sha256": fingerprint(arguments.cases)},
         "steps": arguments.steps,
         "checkpoint": {"file": arguments.checkpoint.name, "sha256": checkpoint},
         "oracle": _oracle_report(known, model, oracle),
@@ -141,7 +141,8 @@ def make_images(
     """Make and judge what is not stored yet, one method after the other, in batches of a cell.
 
     A batch of which any image is missing is made as a whole: how images are batched can change their last
-    bits, and methods are compared pixel by pixel.
+    bits, and methods are compared pixel by pixel. Times are the processor's, which hardly depend on what
+    else runs on the machine.
     """
     batches = [
         (method, chosen[start : start + BATCH])
@@ -156,9 +157,9 @@ def make_images(
     with tqdm(total=total, initial=stored, unit="image", dynamic_ncols=True, **pace) as bar:
         for method, batch in missing:
             bar.set_description(f"{method.name}, {batch[0].concept}, {batch[0].group}", refresh=False)
-            started = time.perf_counter()
+            started = time.process_time()
             images = method.generate(model, batch, steps)
-            results[method.name].add(batch, images, (time.perf_counter() - started) / len(batch))
+            results[method.name].add(batch, images, (time.process_time() - started) / len(batch))
             bar.update(len(batch))
 
 
@@ -300,8 +301,8 @@ def table(report: dict[str, Any]) -> str:
 
     width = 2 + max(len(m["method"]) for m in report["methods"])
     lines = [
-        f"{report['cases']}, {report['steps']} steps, checkpoint {report['checkpoint']['sha256']}",
-        "Rates with 95 % intervals; PSNR against no erasure, at most 60 dB",
+        f"{report['cases']['file']}, {report['steps']} steps, checkpoint {report['checkpoint']['sha256']}",
+        "Rates with 95 % intervals; PSNR against no erasure, at most 60 dB; time of the processor",
         "",
         f"{'method':{width}}{'concept':9}{'group':11}{'n':>4}  {'shows':18}{'subject right':18}"
         f"{'subject kept':18}{'PSNR dB':>7}{'identical':>11}",

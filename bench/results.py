@@ -24,7 +24,7 @@ from .methods import Method
 
 @dataclass(frozen=True)
 class Result:
-    """One image, the seconds that it took, and what the oracle sees in it."""
+    """One image, the seconds of the processor that it took, and what the oracle sees in it."""
 
     image: Path
     seconds: float
