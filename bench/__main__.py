@@ -1,4 +1,4 @@
-"""``python -m bench speed`` and ``python -m bench quality``, in the project's own environment.
+"""``python -m bench speed``, ``quality`` and ``cases``, in the project's own environment.
 
 Each command is a module of this folder with ``add_arguments(parser)`` and ``run(arguments) -> int``.
 """
@@ -13,7 +13,8 @@ from demo import environment
 
 COMMANDS = {
     "speed": "what the extension adds to the time of a denoising step",
-    "quality": "how often concepts show without and with erasure, and what is kept",
+    "quality": "how often concepts show without and with erasure, and what is kept, against baselines",
+    "cases": "write the files of cases that quality is measured on",
 }
 
 

@@ -1,120 +1,250 @@
-"""``python -m bench quality``: how often concepts show without and with erasure, and what is kept.
+"""``python -m bench quality``: what methods erase and what they keep, on Toyland.
 
-Every rate comes with its Wilson 95 % interval. Results go to ``bench/out/quality.json``; images of the
-first cases to ``bench/out/quality.png``.
+Each method makes the same cases with the same seeds, and the oracle says what the images show. Every rate
+comes with its Wilson 95 % interval. A run that was interrupted goes on where it was when it is started
+again; images that are there already are not made anew. After a change to a baseline's code, use ``--fresh``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from demo.cases import Case, cases
-from demo.figures import wilson
+from demo.figures import psnr, wilson
 from demo.toyland.model import WEIGHTS, LatentDiffusion, load_checkpoint
-from demo.toyland.oracle import Judgement, Oracle, accuracy, load_oracle
-from demo.toyland.pipeline import generate
-from demo.toyland.world import IMPLICIT_CONCEPTS, render, sample_scene
-from eiup.request import FIELD, ErasureRequest
+from demo.toyland.oracle import WEIGHTS as ORACLE_WEIGHTS
+from demo.toyland.oracle import Oracle, accuracy, load_oracle
+from demo.toyland.world import CONCEPTS, render, sample_scene
 
-OUT = Path(__file__).parent / "out"
+from .cases import FOLDER, GROUPS, BenchCase, CaseError, read_cases
+from .methods import METHODS, Method
+from .pictures import draw_chart, draw_sheet
+from .results import Results, fingerprint
+
+OUT = Path(__file__).parent / "out" / "quality"
 BATCH = 8
+ERASED_GROUPS = ("implicit", "explicit")
+REFERENCE = "none"
+
+Cells = Mapping[tuple[str, str], Sequence[BenchCase]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=64, help="images a cell (default: 64)")
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: 25)")
-    parser.add_argument(
-        "--strength", type=float, default=FIELD["strength"].default, help="default: the product's"
+    parser.description = f"{parser.description}. Methods: " + "; ".join(
+        f"{method.name} ({method.description})" for method in METHODS.values()
     )
-    parser.add_argument("--split", choices=("tuning", "held-out"), default="held-out")
-    parser.add_argument("--concepts", default=",".join(IMPLICIT_CONCEPTS), help="comma-separated")
-    parser.add_argument("--groups", default="implicit,explicit,unrelated", help="comma-separated")
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS / "toyland.safetensors")
+    parser.add_argument(
+        "--methods",
+        type=_names("method", METHODS),
+        default=list(METHODS),
+        help="comma-separated (default: all); none, the reference, is always among them",
+    )
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        default=FOLDER / "held-out.jsonl",
+        metavar="FILE",
+        help='JSON lines {"prompt", "seed", "concept", "group"}, each with "subject", "background" and '
+        '"negative_prompt" if wanted (default: bench/cases/held-out.jsonl)',
+    )
+    parser.add_argument("--images", type=_positive, help="the first so many of each concept's group")
+    parser.add_argument("--steps", type=_positive, default=25, help="sampling steps (default: 25)")
+    parser.add_argument("--concepts", type=_names("concept", CONCEPTS), help="comma-separated (default: all)")
+    parser.add_argument("--groups", type=_names("group", GROUPS), help="comma-separated (default: all)")
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS / "toyland.safetensors", metavar="FILE")
+    parser.add_argument("--oracle", type=Path, default=ORACLE_WEIGHTS, metavar="FILE", help="its weights")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder (default: bench/out/quality)")
+    parser.add_argument("--fresh", action="store_true", help="make every image anew")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _names(kind: str, allowed: Sequence[str] | Mapping[str, Any]) -> Callable[[str], list[str]]:
+    def names(text: str) -> list[str]:
+        chosen = list(dict.fromkeys(name.strip() for name in text.split(",")))
+        for name in chosen:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r} is no {kind}; allowed: {', '.join(allowed)}")
+        return chosen
+
+    return names
 
 
 def run(arguments: argparse.Namespace) -> int:
-    model = load_checkpoint(arguments.checkpoint)
-    oracle = load_oracle()
-    concepts = arguments.concepts.split(",")
-    groups = arguments.groups.split(",")
-    total = len(concepts) * len(groups) * 2 * arguments.images
-    report = {
-        "strength": arguments.strength,
-        "steps": arguments.steps,
-        "split": arguments.split,
-        "oracle": _oracle_accuracy(model, oracle),
-        "cells": [],
+    try:
+        cells = select(read_cases(arguments.cases), arguments.concepts, arguments.groups, arguments.images)
+    except (CaseError, OSError) as error:
+        sys.exit(f"--cases: {error}")
+    if not cells:
+        sys.exit(f"--cases: {arguments.cases} has no case of these concepts and groups")
+    methods = [METHODS[name] for name in dict.fromkeys([REFERENCE, *arguments.methods])]
+    model, oracle = load_checkpoint(arguments.checkpoint), load_oracle(arguments.oracle)
+    checkpoint = fingerprint(arguments.checkpoint, arguments.checkpoint.with_suffix(".yaml"))
+    oracle_id = fingerprint(arguments.oracle)
+    results = {
+        m.name: Results(arguments.out / "runs", m, arguments.steps, checkpoint, oracle, oracle_id)
+        for m in methods
     }
-    sheet = []
-    with tqdm(total=total, unit="image") as bar:
-        for concept in concepts:
-            for group in groups:
-                chosen = cases(concept, group, arguments.images, arguments.split)
-                erasure = ErasureRequest(True, (concept,), arguments.strength)
-                plain = _images(model, chosen, None, arguments.steps, bar)
-                erased = _images(model, chosen, erasure, arguments.steps, bar)
-                report["cells"].append(
-                    _cell(concept, group, chosen, plain, erased, oracle.judge(plain), oracle.judge(erased))
-                )
-                sheet += [np.concatenate(list(plain[:8]), 1), np.concatenate(list(erased[:8]), 1)]
-    OUT.mkdir(exist_ok=True)
-    (OUT / "quality.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    _save_sheet(sheet)
-    print(table(report))
-    print(f"\n{OUT / 'quality.json'}\n{OUT / 'quality.png'}")
+    make_images(model, methods, cells, results, arguments.steps, arguments.fresh)
+    known = arguments.out / "runs" / f"oracle-{oracle_id}-{checkpoint}.json"
+    report = {
+        "cases": {"file": arguments.cases.name, "sha256": fingerprint(arguments.cases)},
+        "steps": arguments.steps,
+        "checkpoint": {"file": arguments.checkpoint.name, "sha256": checkpoint},
+        "oracle": _oracle_report(known, model, oracle),
+        **summarise(methods, cells, results),
+    }
+    for path in write(report, methods, cells, results, arguments.out):
+        print(path)
+    print("\n" + table(report))
     return 0
 
 
-def _images(model: LatentDiffusion, chosen: Sequence[Case], request, steps: int, bar: tqdm) -> np.ndarray:
-    parts = []
-    for start in range(0, len(chosen), BATCH):
-        batch = chosen[start : start + BATCH]
-        images, _ = generate(
-            model, [c["prompt"] for c in batch], [c["seed"] for c in batch], request, steps=steps
+def select(
+    cases: Sequence[BenchCase],
+    concepts: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    images: int | None = None,
+) -> dict[tuple[str, str], list[BenchCase]]:
+    """The cases by concept and group, the first ``images`` of each; None chooses all."""
+    cells: dict[tuple[str, str], list[BenchCase]] = {}
+    for concept in concepts or CONCEPTS:
+        for group in groups or GROUPS:
+            chosen = [case for case in cases if (case.concept, case.group) == (concept, group)][:images]
+            if chosen:
+                cells[concept, group] = chosen
+    return cells
+
+
+def make_images(
+    model: LatentDiffusion,
+    methods: Sequence[Method],
+    cells: Cells,
+    results: Mapping[str, Results],
+    steps: int,
+    fresh: bool = False,
+) -> None:
+    """Make and judge what is not stored yet, one method after the other, in batches of a cell.
+
+    A batch of which any image is missing is made as a whole: how images are batched can change their last
+    bits, and methods are compared pixel by pixel. Times are the processor's, which hardly depend on what
+    else runs on the machine.
+    """
+    batches = [
+        (method, chosen[start : start + BATCH])
+        for method in methods
+        for chosen in cells.values()
+        for start in range(0, len(chosen), BATCH)
+    ]
+    missing = [b for b in batches if fresh or not all(case in results[b[0].name] for case in b[1])]
+    total = sum(len(batch) for _, batch in batches)
+    stored = total - sum(len(batch) for _, batch in missing)
+    pace = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 30.0}
+    with tqdm(total=total, initial=stored, unit="image", dynamic_ncols=True, **pace) as bar:
+        for method, batch in missing:
+            bar.set_description(f"{method.name}, {batch[0].concept}, {batch[0].group}", refresh=False)
+            started = time.process_time()
+            images = method.generate(model, batch, steps)
+            results[method.name].add(batch, images, (time.process_time() - started) / len(batch))
+            bar.update(len(batch))
+
+
+# ---------------------------------------------------------------------------------------- figures
+
+
+def rate(hits: Sequence[bool]) -> dict[str, float | None]:
+    """The share of hits (None of none) with its interval, and of how many."""
+    low, high = wilson(sum(hits), len(hits))
+    share = sum(hits) / len(hits) if hits else None
+    return {"rate": share, "low": low, "high": high, "of": len(hits)}
+
+
+def summarise(methods: Sequence[Method], cells: Cells, results: Mapping[str, Results]) -> dict[str, Any]:
+    """``cells``: one entry a method, concept and group; ``methods``: one entry a method over all of them."""
+    entries, totals = [], []
+    for method in methods:
+        own = [
+            _cell(chosen, results[method.name], results[REFERENCE], method=method.name)
+            for chosen in cells.values()
+        ]
+        entries += [{key: value for key, value in cell.items() if key[0] != "_"} for cell in own]
+        totals.append(
+            {
+                "method": method.name,
+                "description": method.description,
+                "source": method.source,
+                "settings": dict(method.settings),
+                "shows": rate([hit for c in own if c["group"] in ERASED_GROUPS for hit in c["_shows"]]),
+                "retained": rate([hit for c in own for hit in c["_retained"]]),
+                "psnr_unrelated": _mean([p for c in own if c["group"] == "unrelated" for p in c["_psnr"]]),
+                "seconds": _mean([s for c in own for s in c["_seconds"]]),
+                "relative_time": statistics.median([t for c in own for t in c["_relative_time"]]),
+            }
         )
-        parts.append(images)
-        bar.update(len(batch))
-    return np.concatenate(parts)
+    return {"methods": totals, "cells": entries}
 
 
-def _cell(
-    concept: str,
-    group: str,
-    chosen: Sequence[Case],
-    plain: np.ndarray,
-    erased: np.ndarray,
-    before: Sequence[Judgement],
-    after: Sequence[Judgement],
-) -> dict:
-    def rate(hits: Sequence[bool]) -> dict:
-        low, high = wilson(sum(hits), len(hits))
-        return {"rate": float(np.mean(hits)), "low": low, "high": high}
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
-    difference = (plain.astype(float) - erased.astype(float)) / 255
-    psnr = -10 * np.log10(np.maximum(np.square(difference).mean(axis=(1, 2, 3)), 1e-6))
+
+def _cell(cases: Sequence[BenchCase], results: Results, reference: Results, method: str) -> dict[str, Any]:
+    """The figures of one concept's group; what starts with ``_`` is one value an image."""
+    concept = cases[0].concept
+    ours, plain = [results[case] for case in cases], [reference[case] for case in cases]
+    distances, identical = [], []
+    for own, other in zip(ours, plain):
+        with Image.open(own.image) as first, Image.open(other.image) as second:
+            distances.append(psnr(first, second))
+            identical.append(np.array_equal(np.asarray(first), np.asarray(second)))
+    shows = [r.judgement.shows(concept) for r in ours]
+    retained = [r.judgement.subject == p.judgement.subject for r, p in zip(ours, plain)]
     return {
+        "method": method,
         "concept": concept,
-        "group": group,
-        "images": len(chosen),
-        "shows_before": rate([j.shows(concept) for j in before]),
-        "shows_after": rate([j.shows(concept) for j in after]),
-        "subject_before": rate([j.subject == c["subject"] for j, c in zip(before, chosen)]),
-        "subject_after": rate([j.subject == c["subject"] for j, c in zip(after, chosen)]),
-        "subject_retained": rate([a.subject == b.subject for b, a in zip(before, after)]),
-        "background_after": rate([j.background == c["background"] for j, c in zip(after, chosen)]),
-        "psnr": float(psnr.mean()),
-        "identical": float(np.mean([np.array_equal(a, b) for a, b in zip(plain, erased)])),
+        "group": cases[0].group,
+        "images": len(cases),
+        "shows": rate(shows),
+        "subject_right": rate([r.judgement.subject == c.subject for r, c in zip(ours, cases) if c.subject]),
+        "subject_retained": rate(retained),
+        "background_right": rate(
+            [r.judgement.background == c.background for r, c in zip(ours, cases) if c.background]
+        ),
+        "psnr": _mean(distances),
+        "identical": float(np.mean(identical)),
+        "_shows": shows,
+        "_retained": retained,
+        "_psnr": distances,
+        "_seconds": [r.seconds for r in ours],
+        "_relative_time": [r.seconds / p.seconds for r, p in zip(ours, plain)],
     }
 
 
-def _oracle_accuracy(model: LatentDiffusion, oracle: Oracle, count: int = 300) -> dict:
-    """The oracle on fresh renders and on their reconstructions by the shipped autoencoder."""
+def _oracle_report(path: Path, model: LatentDiffusion, oracle: Oracle) -> dict[str, Any]:
+    """The oracle's accuracy, from ``path`` where it was measured before."""
+    if not path.exists():
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(_oracle_accuracy(model, oracle)), encoding="utf-8")
+        partial.replace(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _oracle_accuracy(model: LatentDiffusion, oracle: Oracle, count: int = 300) -> dict[str, Any]:
+    """The oracle on fresh renders and on their reconstructions by the checkpoint's autoencoder."""
     import torch
 
     from demo.toyland.train import images_to_tensor
@@ -135,31 +265,67 @@ def _oracle_accuracy(model: LatentDiffusion, oracle: Oracle, count: int = 300) -
     }
 
 
-def _save_sheet(rows: list[np.ndarray]) -> None:
-    from PIL import Image
-
-    Image.fromarray(np.concatenate(rows)).save(OUT / "quality.png")
+# ----------------------------------------------------------------------------------------- output
 
 
-def table(report: dict) -> str:
+def write(
+    report: dict[str, Any],
+    methods: Sequence[Method],
+    cells: Cells,
+    results: Mapping[str, Results],
+    out: Path,
+) -> list[Path]:
+    """Figures, table, chart and one contact sheet a concept; returns their paths."""
+    (out / "quality.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / "quality.txt").write_text(table(report) + "\n", encoding="utf-8")
+    written = [out / "quality.json", out / "quality.txt"]
+    chart = draw_chart(report["methods"])
+    if chart is not None:
+        written.append(out / "chart.png")
+        chart.save(written[-1])
+    for concept in dict.fromkeys(concept for concept, _ in cells):
+        groups = {group: chosen for (of, group), chosen in cells.items() if of == concept}
+        written.append(out / f"sheet-{concept}.png")
+        draw_sheet(concept, {m.name: results[m.name] for m in methods}, groups).save(written[-1])
+    return written
+
+
+def table(report: dict[str, Any]) -> str:
     """The report as text."""
 
-    def percent(value: dict) -> str:
-        return f"{value['rate']:.3f} [{value['low']:.2f} {value['high']:.2f}]"
+    def share(value: dict[str, Any]) -> str:
+        return f"{value['rate']:.2f} [{value['low']:.2f} {value['high']:.2f}]" if value["of"] else "-"
 
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    width = 2 + max(len(m["method"]) for m in report["methods"])
     lines = [
-        f"{report['steps']} steps, strength {report['strength']:g}, {report['split']} cases; "
-        "rates with 95 % intervals",
-        f"{'concept':9}{'group':11}{'n':>4}  {'shows before':19}{'shows after':19}"
-        f"{'subject before':19}{'subject kept':19}{'PSNR dB':>8}",
+        f"{report['cases']['file']}, {report['steps']} steps, checkpoint {report['checkpoint']['sha256']}",
+        "Rates with 95 % intervals; PSNR against no erasure, at most 60 dB; time of the processor",
+        "",
+        f"{'method':{width}}{'concept':9}{'group':11}{'n':>4}  {'shows':18}{'subject right':18}"
+        f"{'subject kept':18}{'PSNR dB':>7}{'identical':>11}",
     ]
     for cell in report["cells"]:
         lines.append(
-            f"{cell['concept']:9}{cell['group']:11}{cell['images']:4}  {percent(cell['shows_before']):19}"
-            f"{percent(cell['shows_after']):19}{percent(cell['subject_before']):19}"
-            f"{percent(cell['subject_retained']):19}{cell['psnr']:8.1f}"
+            f"{cell['method']:{width}}{cell['concept']:9}{cell['group']:11}{cell['images']:4}  "
+            f"{share(cell['shows']):18}{share(cell['subject_right']):18}{share(cell['subject_retained']):18}"
+            f"{cell['psnr']:7.1f}{cell['identical']:11.2f}"
         )
-    for name, values in report["oracle"].items():
+    lines += [
+        "",
+        f"{'method':{width}}{'still shows':18}{'subject kept':18}{'PSNR unrelated':>14}"
+        f"{'s/image':>9}{'time':>7}",
+    ]
+    for method in report["methods"]:
+        lines.append(
+            f"{method['method']:{width}}{share(method['shows']):18}{share(method['retained']):18}"
+            f"{number(method['psnr_unrelated']):>14}{method['seconds']:9.2f}{method['relative_time']:6.2f}x"
+        )
+    lines.append("")
+    for name in ("renders", "reconstructions"):
+        values = report["oracle"][name]
         worst = min(values, key=values.get)
         lines.append(f"oracle on {name}: at least {values[worst]:.3f} right on every question ({worst})")
     return "\n".join(lines)

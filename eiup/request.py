@@ -25,10 +25,10 @@ _VERSION_1_DEFAULTS = {"strength": 3.0, "mode": "constant", "feedback": False}
 
 # How the weight of a correction is found, each in a sentence.
 MODES = {
-    "adaptive": "Erases only where a prompt brings the concept in; other images stay as they are.",
-    "strict": "Like adaptive, with a second check inside the model against prompts made to get past it.",
+    "adaptive": "(Experimental) Erases only where a prompt brings the concept in; other images stay as they are.",
+    "strict": "(Experimental) Like adaptive, with a second check inside the model against prompts made to get past it.",
     "constant": "Suppresses with one weight in every image, also where the concept is not (the paper).",
-    "projection": "Takes the concept's direction out of the attention, as much as there is of it.",
+    "projection": "(Experimental) Takes the concept's direction out of the attention, as much as there is of it.",
 }
 
 
@@ -84,12 +84,12 @@ FIELDS = (
     Field("start", float, 0.0, "Start", "Sampling progress from which concepts are suppressed.", 0, 1),
     Field("end", float, 1.0, "End", "Sampling progress up to which concepts are suppressed.", 0, 1),
     Field(
-        "mode", str, "adaptive", "Mode", " ".join(f"{name}: {text}" for name, text in MODES.items()),
+        "mode", str, "constant", "Mode", " ".join(f"{name}: {text}" for name, text in MODES.items()),
         choices=tuple(MODES),
     ),
     Field(
         "preserve", bool, False, "Preserve",
-        "Keep everything outside of the erased concept as it would have been. Images in which something is "
+        "(Experimental) Keep everything outside of the erased concept as it would have been. Images in which something is "
         "erased take twice the time.",
     ),
     Field(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from eiup.rows import conditional_then_unconditional
 from .model import LatentDiffusion
 
 LATENT_SHAPE = (4, 16, 16)
+CFG_SCALE = 5.0
 
 
 def noise(seeds: Sequence[int]) -> Tensor:
@@ -41,6 +43,37 @@ def encode_concepts(model: LatentDiffusion, request: ErasureRequest) -> list[Enc
     return encoded
 
 
+Guide = Callable[[Tensor, int, int], Tensor]
+
+
+def ddim(model: LatentDiffusion, x: Tensor, guide: Guide, steps: int) -> Tensor:
+    """Denoise ``x [B, 4, 16, 16]`` by DDIM (arXiv 2010.02502, eta 0); returns the latents.
+
+    ``guide(x, timestep, step)`` is the guided prediction of the noise, ``[B, 4, 16, 16]``, at the model's
+    ``timestep`` (999 to 0); ``step`` counts from 0 to ``steps - 1``.
+    """
+    timesteps = np.linspace(999, 0, steps + 1)[:-1].round().astype(int).tolist()
+    for step, (timestep, following) in enumerate(zip(timesteps, [*timesteps[1:], 0])):
+        epsilon = guide(x, timestep, step)
+        alpha, alpha_next = model.alphas_cumprod[timestep], model.alphas_cumprod[following]
+        denoised = (x - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()
+        x = alpha_next.sqrt() * denoised + (1 - alpha_next).sqrt() * epsilon
+    return denoised
+
+
+def predict(model: LatentDiffusion, x: Tensor, timestep: int, context: Tensor) -> tuple[Tensor, ...]:
+    """The noise in ``x [B, 4, 16, 16]`` under each of ``n`` contexts, stacked in ``context [n*B, 77, C]``."""
+    count = context.shape[0] // x.shape[0]
+    t = torch.full((context.shape[0],), timestep)
+    return model.apply_model(torch.cat([x] * count), t, context).chunk(count)
+
+
+def to_images(model: LatentDiffusion, latents: Tensor) -> np.ndarray:
+    """Decoded latents as ``[B, 128, 128, 3]`` uint8."""
+    images = (model.decode_first_stage(latents).clamp(-1, 1) + 1) * 127.5
+    return images.round().byte().permute(0, 2, 3, 1).numpy()
+
+
 @torch.no_grad()
 def generate(
     model: LatentDiffusion,
@@ -49,14 +82,16 @@ def generate(
     request: ErasureRequest | None = None,
     *,
     steps: int = 25,
-    cfg_scale: float = 5.0,
-    negative_prompt: str = "",
+    cfg_scale: float = CFG_SCALE,
+    negative_prompt: str | Sequence[str] = "",
 ) -> tuple[np.ndarray, dict[int, ImageEvidence]]:
-    """Images ``[B, 128, 128, 3]`` uint8 by DDIM (arXiv 2010.02502, eta 0), and what was suppressed."""
+    """Images ``[B, 128, 128, 3]`` uint8 under classifier-free guidance, and what was suppressed.
+
+    ``negative_prompt`` is one for all images, or one an image.
+    """
     count = len(prompts)
-    context = model.get_learned_conditioning([*prompts, *[negative_prompt] * count])
-    timesteps = np.linspace(999, 0, steps + 1)[:-1].round().astype(int).tolist()
-    x = noise(seeds)
+    negative = [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt
+    context = model.get_learned_conditioning([*prompts, *negative])
     eraser = None
     if request is not None and request.active:
         empty = model.get_learned_conditioning([""])[0]
@@ -68,21 +103,13 @@ def generate(
             mode=request.mode,
             window=request.window,
         )
-        eraser.__enter__()
-    try:
-        for index, timestep in enumerate(timesteps):
-            following = timesteps[index + 1] if index + 1 < steps else 0
-            if eraser is not None:
-                eraser.rows = conditional_then_unconditional(count, cfg_scale)
-            t = torch.full((2 * count,), timestep)
-            conditional, unconditional = model.apply_model(torch.cat([x, x]), t, context).chunk(2)
-            epsilon = unconditional + cfg_scale * (conditional - unconditional)
-            alpha, alpha_next = model.alphas_cumprod[timestep], model.alphas_cumprod[following]
-            denoised = (x - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()
-            x = alpha_next.sqrt() * denoised + (1 - alpha_next).sqrt() * epsilon
-        images = (model.decode_first_stage(denoised).clamp(-1, 1) + 1) * 127.5
-    finally:
+
+    def guide(x: Tensor, timestep: int, step: int) -> Tensor:
         if eraser is not None:
-            eraser.__exit__(None, None, None)
-    evidence = eraser.evidence() if eraser is not None else {}
-    return images.round().byte().permute(0, 2, 3, 1).numpy(), evidence
+            eraser.rows = conditional_then_unconditional(count, cfg_scale)
+        conditional, unconditional = predict(model, x, timestep, context)
+        return unconditional + cfg_scale * (conditional - unconditional)
+
+    with eraser or contextlib.nullcontext():
+        latents = ddim(model, noise(seeds), guide, steps)
+    return to_images(model, latents), eraser.evidence() if eraser is not None else {}

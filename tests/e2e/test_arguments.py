@@ -38,7 +38,7 @@ def test_script_info_lists_the_fields_in_their_order(webui):
             (3.0, 0, 10),
             (0.0, 0, 1),
             (1.0, 0, 1),
-            ("adaptive", None, None),
+            ("constant", None, None),
             (False, None, None),
             (True, None, None),
         ]

@@ -17,7 +17,7 @@ REQUESTS = {
         strength=1.25,
         start=0.1,
         end=0.85,
-        mode="constant",
+        mode="adaptive",
         preserve=True,
     ),
     "characters of the syntax": erasing(
@@ -42,7 +42,7 @@ def test_the_infotext_holds_one_json_value(webui):
         "strength": 1.25,
         "start": 0.1,
         "end": 0.85,
-        "mode": "constant",
+        "mode": "adaptive",
         "preserve": True,
     }
 

@@ -1,0 +1,292 @@
+"""The benchmark: its cases, its baselines' equations, and runs that go on where they were."""
+
+import argparse
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bench import quality
+from bench.cases import FOLDER, GROUPS, BenchCase, CaseError, generate_cases, read_cases, write_cases
+from bench.methods import (
+    METHODS,
+    SLD,
+    Method,
+    Shift,
+    concept_of,
+    erasing,
+    growth_inhibitors_context,
+    orthogonal_complement,
+    safety_guidance,
+    without_concept,
+)
+from bench.pictures import draw_chart
+from bench.results import Results, case_key
+from demo.toyland.model import WEIGHTS, load_checkpoint
+from demo.toyland.oracle import load_oracle
+from demo.toyland.pipeline import generate
+
+CASE = {"prompt": "a wizard in snow", "seed": 1, "concept": "star", "group": "implicit"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_checkpoint(WEIGHTS / "toyland.safetensors")
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return load_oracle()
+
+
+# ------------------------------------------------------------------------------------------- cases
+
+
+@pytest.mark.parametrize("split", ["tuning", "held-out"])
+def test_the_committed_cases_are_the_generators(split):
+    assert read_cases(FOLDER / f"{split}.jsonl") == generate_cases(split)
+
+
+def test_tuning_and_held_out_share_nothing():
+    tuning, held_out = (read_cases(FOLDER / f"{split}.jsonl") for split in ("tuning", "held-out"))
+    assert not {c.prompt for c in tuning} & {c.prompt for c in held_out}
+    assert not {c.seed for c in tuning} & {c.seed for c in held_out}
+
+
+def test_cases_survive_their_file(tmp_path):
+    cases = [
+        BenchCase("a cat, \u2028 \N{SNOWMAN}", 2**63 - 1, "moon", "attack"),
+        BenchCase("a cat", 0, "ball", "unrelated", "cat", "snow", "ugly"),
+    ]
+    write_cases(tmp_path / "cases.jsonl", cases)
+    assert read_cases(tmp_path / "cases.jsonl") == cases
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({**CASE, "seed": -1}, ["seed is -1", "an integer from 0"]),
+        ({**CASE, "seed": True}, ["seed is True", "an integer from 0"]),
+        ({**CASE, "seed": 1.0}, ["seed is 1.0", "an integer from 0"]),
+        ({**CASE, "prompt": "  "}, ["prompt is '  '", "not empty"]),
+        ({**CASE, "concept": "sun"}, ["concept is 'sun'", "star, moon"]),
+        ({**CASE, "group": "wild"}, ["group is 'wild'", "implicit, explicit, unrelated, attack"]),
+        ({**CASE, "group": ["attack"]}, ["group is ['attack']", "implicit"]),
+        ({**CASE, "subject": None}, ["subject is None", "wizard, knight"]),
+        ({**CASE, "negative_prompt": 3}, ["negative_prompt is 3", "text"]),
+        ({**CASE, "steps": 3}, ["steps is 3", "the fields prompt, seed"]),
+        ({k: v for k, v in CASE.items() if k != "seed"}, ["seed is None", "an integer from 0"]),
+        ([1], ["the line is '[1]'", "a JSON object"]),
+        (CASE, ["the line is", "each case once; line 1 is the same"]),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, line, words):
+    path = tmp_path / "cases.jsonl"
+    path.write_text(f"{json.dumps(CASE)}\n\n{json.dumps(line)}\n", encoding="utf-8")
+    with pytest.raises(CaseError) as error:
+        read_cases(path)
+    for word in [str(path), "line 3", *words]:
+        assert word in str(error.value)
+
+
+def test_the_command_ends_with_the_lines_error(tmp_path):
+    path = tmp_path / "cases.jsonl"
+    path.write_text("{", encoding="utf-8")
+    parser = argparse.ArgumentParser(description="")
+    quality.add_arguments(parser)
+    with pytest.raises(SystemExit, match=r"--cases: .*cases\.jsonl, line 1: the line is '\{'"):
+        quality.run(parser.parse_args(["--cases", str(path)]))
+
+
+@pytest.mark.parametrize("option", [["--methods", "magic"], ["--concepts", "sun"], ["--images", "0"]])
+def test_wrong_options_are_refused(option, capsys):
+    parser = argparse.ArgumentParser(description="")
+    quality.add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(option)
+    assert repr(option[1]) in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------ methods
+
+
+@pytest.mark.parametrize(
+    ("prompt", "concept", "edited"),
+    [
+        ("a knight on a meadow with a star", "star", "a knight on a meadow"),
+        ("a knight with a star on a meadow, old", "star", "a knight on a meadow, old"),
+        ("a knight with a star and a moon", "star", "a knight with a moon"),
+        ("a knight with a moon and a star", "star", "a knight with a moon"),
+        ("star, knight, meadow", "star", "knight, meadow"),
+        ("knight, Stars, meadow", "star", "knight, meadow"),
+        ("a mosaic of a knight in snow", "mosaic", "a knight in snow"),
+        ("mosaic, a knight in snow", "mosaic", "a knight in snow"),
+        ("a knight with a mosaic, nice", "mosaic", "a knight, nice"),
+        ("a picture of a star", "star", "a picture"),
+        ("a star", "star", ""),
+        ("a wizard in a forest", "star", "a wizard in a forest"),
+        ("a starling with a start", "star", "a starling with a start"),
+    ],
+)
+def test_prompt_edit(prompt, concept, edited):
+    assert without_concept(prompt, concept) == edited
+
+
+def naive_sld(conditional, unconditional, safety, momentum, config):
+    """Number by number, in double precision."""
+    gamma, following = [], []
+    for e_p, e_0, e_s, nu in zip(*(t.double().flatten().tolist() for t in (
+        conditional, unconditional, safety, momentum
+    ))):  # fmt: skip
+        mu = min(1.0, config.guidance * abs(e_p - e_s)) if e_p - e_s < config.threshold else 0.0
+        gamma.append(mu * (e_s - e_0) + config.momentum * nu)
+        following.append(config.beta * nu + (1 - config.beta) * gamma[-1])
+    return (torch.tensor(x, dtype=torch.float64).view(conditional.shape) for x in (gamma, following))
+
+
+@pytest.mark.parametrize("name", SLD)
+def test_sld_is_its_equation(name):
+    generator = torch.Generator().manual_seed(3)
+    # Differences about the size of both the threshold and 1 / guidance.
+    base = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
+    noise = [torch.randn(base.shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    tensors = (base + 0.02 * noise[0], base + noise[1], base + 2e-4 * noise[1], noise[2])
+    for ours, naive in zip(safety_guidance(*tensors, SLD[name]), naive_sld(*tensors, SLD[name])):
+        torch.testing.assert_close(ours, naive)
+
+
+def test_adavd_keeps_the_orthogonal_and_removes_the_parallel():
+    generator = torch.Generator().manual_seed(4)
+    target = torch.randn(5, 16, generator=generator)
+    other = torch.randn(2, 5, 16, generator=generator)
+    orthogonal = (
+        other - (other * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True) * target
+    )
+    plain = orthogonal_complement(orthogonal + 3 * target, target, torch.ones_like)
+    torch.testing.assert_close(plain, orthogonal)
+    torch.testing.assert_close(orthogonal_complement(orthogonal, target, Shift()), orthogonal)
+    # The adaptive shift goes beyond the complement where a token is the concept, and spares the dissimilar.
+    shift = 2 / (1 + math.exp(-100 * (1 - 0.93)))
+    torch.testing.assert_close(orthogonal_complement(3 * target, target, Shift()), 3 * (1 - shift) * target)
+    mixed = orthogonal + 0.5 * target * orthogonal.norm(dim=-1, keepdim=True) / target.norm(
+        dim=-1, keepdim=True
+    )
+    torch.testing.assert_close(orthogonal_complement(mixed, target, Shift()), mixed)
+
+
+def test_growth_inhibitors_insert_the_concept_behind_the_prompt(model):
+    plain, erased, own, inserted = growth_inhibitors_context(model, ["a cat in snow", "cat " * 90], "star")
+    assert inserted == [slice(5, 6), slice(75, 76)]
+    for row, at in enumerate(inserted):
+        torch.testing.assert_close(erased[row, : at.start], plain[row, : at.start])
+        torch.testing.assert_close(erased[row, at], own[1:2])
+
+
+@pytest.mark.slow
+def test_methods_restore_the_model_and_ours_is_the_product(model):
+    cases = [BenchCase(**CASE), BenchCase("a cat with a star", 2, "star", "explicit", negative_prompt="ugly")]
+    images = {name: method.generate(model, cases, 2) for name, method in METHODS.items()}
+    plain, _ = generate(model, [c.prompt for c in cases], [1, 2], steps=2, negative_prompt=["", "ugly"])
+    assert np.array_equal(images["none"], plain)
+    for name, made in images.items():
+        assert (made.shape, made.dtype) == (plain.shape, np.uint8)
+        assert name == "none" or not np.array_equal(made[1], plain[1])
+    # The first prompt does not name its concept: there is no word to take out.
+    assert np.array_equal(images["prompt-edit"][0], plain[0])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert np.array_equal(erasing("off", "", strength=0).generate(model, cases, 2), plain)
+
+
+def test_a_batch_has_one_concept():
+    with pytest.raises(ValueError, match=r"\['moon', 'star'\] in one batch"):
+        concept_of([BenchCase(**CASE), BenchCase(**{**CASE, "concept": "moon"})])
+
+
+# ---------------------------------------------------------------------------------------- resuming
+
+
+class Painter:
+    """Stands in for a model: counts its images and is interrupted after ``limit`` batches."""
+
+    def __init__(self, limit=None):
+        self.made, self.limit = [], limit
+
+    def method(self, name, shift=0):
+        def run(model, cases, steps):
+            if self.limit is not None and len(self.made) >= self.limit:
+                raise KeyboardInterrupt
+            self.made.append((name, *(case_key(c) for c in cases)))
+            rng = np.random.default_rng([c.seed for c in cases])
+            images = rng.integers(0, 256 - shift, (len(cases), 128, 128, 3), np.uint8)
+            return images + np.uint8(shift)
+
+        return Method(name, f"paints with {shift}", "", run, {"shift": shift})
+
+
+def run_with(painter, folder, oracle, oracle_id="one", count=10, **options):
+    methods = [painter.method("none"), painter.method("brighter", 3)]
+    cells = quality.select(generate_cases("tuning"), ["star"], ["implicit", "unrelated"], count)
+    results = {m.name: Results(folder / "runs", m, 4, "checkpoint", oracle, oracle_id) for m in methods}
+    quality.make_images(None, methods, cells, results, 4, **options)
+    report = {
+        "cases": {"file": "cases"}, "steps": 4, "checkpoint": {"sha256": ""},
+        "oracle": {"renders": {"star": 1.0}, "reconstructions": {"star": 1.0}},
+        **quality.summarise(methods, cells, results),
+    }  # fmt: skip
+    written = quality.write(report, methods, cells, results, folder)
+    assert all(path.stat().st_size for path in written)
+    for method in report["methods"]:  # the one thing that differs from run to run
+        method.update(seconds=0.0, relative_time=0.0)
+    return report, quality.table(report)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, oracle):
+    whole, text = run_with(Painter(), tmp_path / "whole", oracle)
+    with pytest.raises(KeyboardInterrupt):
+        run_with(interrupted := Painter(limit=5), tmp_path / "parts", oracle)
+    torn = next((tmp_path / "parts" / "runs").glob("brighter-*/results.jsonl"))
+    torn.write_text(torn.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    resumed, again = run_with(rest := Painter(), tmp_path / "parts", oracle)
+    assert (resumed, again) == (whole, text)
+    # Eight batches in all; the one with the torn line was made again, and no other.
+    assert len(interrupted.made) == 5
+    assert [batch for batch in rest.made if batch in interrupted.made] == [interrupted.made[-1]]
+    assert len(rest.made) == 4
+    idle = Painter(limit=0)
+    assert run_with(idle, tmp_path / "parts", oracle)[1] == text
+    assert not idle.made
+
+
+def test_what_makes_images_anew(tmp_path, oracle):
+    run_with(Painter(), tmp_path, oracle, count=2)
+    # Another oracle judges the stored images; more images make only what is missing; fresh makes all.
+    run_with(painter := Painter(), tmp_path, oracle, oracle_id="two", count=2)
+    assert not painter.made
+    run_with(painter, tmp_path, oracle, count=2, fresh=True)
+    assert len(painter.made) == 4
+    first = next((tmp_path / "runs").glob("none-*/images/*.png"))
+    first.unlink()
+    run_with(painter := Painter(), tmp_path, oracle, count=2)
+    assert [batch[0] for batch in painter.made] == ["none"]
+
+
+def test_figures_and_intervals(tmp_path, oracle):
+    report, _ = run_with(Painter(), tmp_path, oracle, count=2)
+    none, brighter = report["methods"]
+    assert none["psnr_unrelated"] == 60
+    assert brighter["psnr_unrelated"] < 60
+    cell = next(c for c in report["cells"] if c["method"] == "none")
+    assert cell["identical"] == 1
+    assert cell["shows"]["of"] == 2
+    assert 0 <= cell["shows"]["low"] <= cell["shows"]["rate"] <= cell["shows"]["high"] <= 1
+    json.dumps(report, allow_nan=False)
+
+
+def test_no_chart_without_both_figures():
+    assert draw_chart([{"method": "none", "psnr_unrelated": None, "shows": {"of": 3}}]) is None
+
+
+def test_groups_are_known():
+    assert set(GROUPS) == {"implicit", "explicit", "unrelated", "attack"}
