@@ -25,10 +25,10 @@ _VERSION_1_DEFAULTS = {"strength": 3.0, "mode": "constant", "feedback": False}
 
 # How the weight of a correction is found, each in a sentence.
 MODES = {
-    "adaptive": "(Experimental) Erases only where a prompt brings the concept in; other images stay as they are.",
-    "strict": "(Experimental) Like adaptive, with a second check inside the model against prompts made to get past it.",
+    "adaptive": "(Experimental) Erases only where a prompt brings the concept in.",
+    "strict": "(Experimental) Like adaptive, with a second check inside the model.",
     "constant": "Suppresses with one weight in every image, also where the concept is not (the paper).",
-    "projection": "(Experimental) Takes the concept's direction out of the attention, as much as there is of it.",
+    "projection": "(Experimental) Takes the concept's direction out of the attention.",
 }
 
 
@@ -89,8 +89,8 @@ FIELDS = (
     ),
     Field(
         "preserve", bool, False, "Preserve",
-        "(Experimental) Keep everything outside of the erased concept as it would have been. Images in which something is "
-        "erased take twice the time.",
+        "(Experimental) Keep everything outside of the erased concept as it would have been. Images in which "
+        "something is erased take twice the time.",
     ),
     Field(
         "feedback", bool, True, "Use feedback",

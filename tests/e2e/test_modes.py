@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.support import ROUNDING, changed, difference, erasing, same, scene
 
 UNRELATED = "a car in the snow"
+PRESERVING = erasing("star", mode="adaptive", preserve=True)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +60,7 @@ def test_the_concept_in_an_ordinary_negative_prompt_is_left_alone(webui):
 def test_preserve_keeps_an_unrelated_image_as_it_was(webui):
     payload = scene(prompt=UNRELATED)
     plain = webui.txt2img(**payload)
-    assert same(
-        webui.txt2img(**payload, **erasing("star", mode="adaptive", preserve=True)).images[0], plain.images[0]
-    )
+    assert same(webui.txt2img(**payload, **PRESERVING).images[0], plain.images[0])
 
 
 @pytest.mark.xfail(reason="the region found is mostly the whole image")
@@ -70,7 +69,7 @@ def test_preserve_keeps_more_of_the_image_and_still_erases(webui, sampler):
     payload = scene(sampler_name=sampler, steps=8)
     plain, erased, preserved = (
         np.asarray(webui.txt2img(**payload, **more).images[0], float)
-        for more in ({}, erasing("star"), erasing("star", mode="adaptive", preserve=True))
+        for more in ({}, erasing("star"), PRESERVING)
     )
     assert np.abs(preserved - plain).max() > 40
     assert np.abs(preserved - plain).mean() < np.abs(erased - plain).mean()
@@ -82,7 +81,7 @@ def test_preserve_and_a_refiner_are_refused(webui, other_checkpoint):
     payload = scene(
         refiner_checkpoint=other_checkpoint,
         refiner_switch_at=0.5,
-        **erasing("star", mode="adaptive", preserve=True),
+        **PRESERVING,
     )
     response = webui.post("/sdapi/v1/txt2img", payload)
     assert response.status_code != 200
