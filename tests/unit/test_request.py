@@ -61,7 +61,7 @@ def test_nothing_to_do_without_concepts_or_when_disabled():
         ([["star"]], ["enabled", "star", "true or false"]),
         ([{"mode": "gentle"}], ["mode", "'gentle'", "adaptive, strict, constant, projection"]),
         ([True, "star", 1, 0, 1, 5], ["mode", "5", "adaptive"]),
-        ([True, "star", 1, 0, 1, "strict", True, 5], ["args", "7 values"]),
+        ([True, "star", 1, 0, 1, "strict", True, True, 5], ["args", "8 values"]),
     ],
 )
 def test_bad_input_names_field_value_and_what_is_allowed(args, named):
@@ -104,7 +104,7 @@ def test_infotext_leaves_defaults_out():
 def test_an_image_made_by_the_first_version_is_read():
     old = '{"v":1,"concepts":["star",{"concept":"moon","weight":0.5}],"strength":1.5,"end":0.8}'
     assert ErasureRequest.from_infotext(old) == ErasureRequest(
-        True, "star,moon:0.5", 1.5, 0.0, 0.8, "constant"
+        True, "star,moon:0.5", 1.5, 0.0, 0.8, "constant", False, False
     )
 
 
