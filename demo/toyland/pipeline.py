@@ -87,13 +87,16 @@ def generate(
 ) -> tuple[np.ndarray, dict[int, ImageEvidence]]:
     """Images ``[B, 128, 128, 3]`` uint8 under classifier-free guidance, and what was suppressed.
 
-    ``negative_prompt`` is one for all images, or one an image.
+    ``negative_prompt`` is one for all images, or one an image. Raises ``ValueError`` for a request that
+    preserves.
     """
     count = len(prompts)
     negative = [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt
     context = model.get_learned_conditioning([*prompts, *negative])
     eraser = None
     if request is not None and request.active:
+        if request.preserve:
+            raise ValueError("preserve: only the webui's samplers carry an un-erased twin, not this loop")
         empty = model.get_learned_conditioning([""])[0]
         eraser = build_eraser(
             model.model.diffusion_model,

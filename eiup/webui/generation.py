@@ -105,8 +105,13 @@ def _with_feedback(request: ErasureRequest) -> ErasureRequest:
     """The request with what was learnt of its concepts; such weights are written out and not learnt again."""
     if not (request.active and request.feedback):
         return request
-    concepts = feedback_store().weighted(request.concepts, shared.sd_model.sd_model_hash or "")
+    concepts = feedback_store().weighted(request.concepts, current_checkpoint())
     return request if concepts == request.concepts else replace(request, concepts=concepts, feedback=False)
+
+
+def current_checkpoint() -> str:
+    """The short hash of the loaded checkpoint, under which feedback on it is kept."""
+    return shared.sd_model.sd_model_hash or ""
 
 
 def feedback_store() -> Feedback:

@@ -16,7 +16,7 @@ from modules.ui_components import InputAccordion
 from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
-from .generation import feedback_store
+from .generation import current_checkpoint, feedback_store
 
 
 def accordion(elem_id: Callable[[str], str]) -> list[Any]:
@@ -74,23 +74,19 @@ def _flag(verdict: str, text: str) -> str:
         if not concepts:
             raise RequestError("concepts", text, "at least one concept to give feedback on")
         for concept in concepts:
-            feedback_store().flag(_checkpoint(), concept.text, verdict)
+            feedback_store().flag(current_checkpoint(), concept.text, verdict)
     except RequestError as error:
         return f"<p class='error'>{escape(str(error))}</p>"
     return _learnt()
 
 
 def _reset() -> str:
-    feedback_store().reset(_checkpoint())
+    feedback_store().reset(current_checkpoint())
     return _learnt()
 
 
-def _checkpoint() -> str:
-    return shared.sd_model.sd_model_hash or ""
-
-
 def _learnt() -> str:
-    factors = feedback_store().factors(_checkpoint())
+    factors = feedback_store().factors(current_checkpoint())
     listed = ", ".join(f"{escape(concept)} \u00d7{factor:g}" for concept, factor in sorted(factors.items()))
     return f"<p>On this checkpoint: {listed or 'nothing learnt; every concept has its own weight'}</p>"
 

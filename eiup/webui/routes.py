@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from modules import shared
 
 from ..errors import EiupError, RequestError
-from .generation import feedback_store
+from .generation import current_checkpoint, feedback_store
 
 
 class FeedbackFlag(BaseModel):
@@ -45,7 +45,7 @@ def _check_credentials(given: HTTPBasicCredentials = Depends(HTTPBasic())) -> No
 
 def _checkpoint(given: str | None) -> str:
     """The short hash that was given, or the loaded checkpoint's."""
-    return given if given is not None else shared.sd_model.sd_model_hash or ""
+    return given if given is not None else current_checkpoint()
 
 
 def _answer(checkpoint: str) -> dict[str, Any]:
