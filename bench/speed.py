@@ -4,6 +4,9 @@ The weights are random: time does not depend on them. Every step with the extens
 step without it, once before and once after in turn, and the figure is the median of the ratios of such
 pairs: a machine that grows slower, or is shared with others, moves both of a pair alike. The pairs with no
 concepts, where the extension hooks nothing, show how far the measurement itself is off.
+
+On a machine whose steps vary by more than the hooks cost, the ratio drowns in that. So the time that passes
+inside the hooks is measured as well, as a share of the same step's remaining time.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +75,54 @@ class _Steps:
             EncodedConcept(f"concept {k}", context, (1, 2)) for k, context in enumerate(encoded[:-1])
         ]
 
-    def seconds(self, concepts: int) -> float:
-        """Time of one step in the middle of a sampling pass that erases so many concepts."""
+    def seconds(self, concepts: int) -> tuple[float, float]:
+        """Time of one step in the middle of a sampling pass that erases so many concepts, and how much of
+        it passed inside hooks."""
         if concepts == 0:
-            return self._step(None)
-        with ConceptEraser(self.unet, self.concepts[:concepts], self.empty) as eraser:
-            return self._step(eraser)
+            return self._step(None), 0.0
+        with _timed_hooks() as inside:
+            with ConceptEraser(self.unet, self.concepts[:concepts], self.empty) as eraser:
+                return self._step(eraser, inside.clear), sum(inside)
 
-    def _step(self, eraser: ConceptEraser | None) -> float:
+    def _step(self, eraser: ConceptEraser | None, before_step: Callable[[], None] = lambda: None) -> float:
         # The concepts' keys and values are computed once a pass, here by a step on tiny latents.
         for latents in (self.latents[..., :8, :8], self.latents):
             if eraser:
                 eraser.rows = conditional_then_unconditional(1)
+            before_step()
             started = time.perf_counter()
             self.unet(latents, self.timesteps, context=self.context)
         return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _timed_hooks() -> Iterator[list[float]]:
+    """The seconds of each run of a hook that is registered meanwhile."""
+    inside: list[float] = []
+    originals = {
+        name: getattr(torch.nn.Module, name)
+        for name in ("register_forward_hook", "register_forward_pre_hook")
+    }
+
+    def registering(original: Callable) -> Callable:
+        def register(module: torch.nn.Module, hook: Callable, **options: Any) -> Any:
+            def timed(*args: Any) -> Any:
+                started = time.perf_counter()
+                result = hook(*args)
+                inside.append(time.perf_counter() - started)
+                return result
+
+            return original(module, timed, **options)
+
+        return register
+
+    for name, original in originals.items():
+        setattr(torch.nn.Module, name, registering(original))
+    try:
+        yield inside
+    finally:
+        for name, original in originals.items():
+            setattr(torch.nn.Module, name, original)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "seconds_per_step_without": statistics.median(
-            plain for measured in pairs.values() for plain, _ in measured
+            plain for measured in pairs.values() for plain, _, _ in measured
         ),
         "concepts": {str(count): summarise(measured) for count, measured in pairs.items()},
     }
@@ -144,9 +180,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(steps: _Steps, rounds: int) -> dict[int, list[tuple[float, float]]]:
-    """Pairs of seconds (without, with) by the number of concepts."""
-    pairs: dict[int, list[tuple[float, float]]] = {count: [] for count in CONCEPTS}
+def _measure(steps: _Steps, rounds: int) -> dict[int, list[tuple[float, float, float]]]:
+    """Seconds (without, with, of these inside hooks) of each pair, by the number of concepts."""
+    pairs: dict[int, list[tuple[float, float, float]]] = {count: [] for count in CONCEPTS}
     for count in CONCEPTS:
         steps.seconds(count)
     pace = {} if sys.stderr.isatty() else {"mininterval": 15.0, "maxinterval": 15.0}
@@ -154,20 +190,23 @@ def _measure(steps: _Steps, rounds: int) -> dict[int, list[tuple[float, float]]]
         for count, measured in pairs.items():
             if index % 2:
                 erasing = steps.seconds(count)
-                measured.append((steps.seconds(0), erasing))
+                measured.append((steps.seconds(0)[0], *erasing))
             else:
-                plain = steps.seconds(0)
-                measured.append((plain, steps.seconds(count)))
+                plain, _ = steps.seconds(0)
+                measured.append((plain, *steps.seconds(count)))
     return pairs
 
 
-def summarise(pairs: Sequence[tuple[float, float]], resamples: int = 10_000) -> dict[str, Any]:
-    """Median ratio of with to without, and its 95 % interval by bootstrap over pairs."""
-    ratios = np.array([erasing / plain for plain, erasing in pairs])
+def summarise(pairs: Sequence[tuple[float, float, float]], resamples: int = 10_000) -> dict[str, Any]:
+    """Median ratio of with to without, its 95 % interval by bootstrap over pairs, and the median ratio
+    that follows from the time inside hooks alone."""
+    ratios = np.array([erasing / plain for plain, erasing, _ in pairs])
+    inside = np.array([erasing / (erasing - hooks) for _, erasing, hooks in pairs])
     drawn = np.random.default_rng(0).choice(ratios, (resamples, len(ratios)))
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
     return {
-        "seconds_per_step": statistics.median(erasing for _, erasing in pairs),
+        "seconds_per_step": statistics.median(erasing for _, erasing, _ in pairs),
+        "ratio_inside_hooks": float(np.median(inside)),
         "ratio": float(np.median(ratios)),
         "ratio_interval_95": [float(low), float(high)],
         "ratios": [round(float(ratio), 5) for ratio in ratios],
@@ -176,13 +215,13 @@ def summarise(pairs: Sequence[tuple[float, float]], resamples: int = 10_000) -> 
 
 def table(result: dict[str, Any]) -> str:
     """The result as aligned text."""
-    lines = [f"{'':<28}{'s / step':>9}{'ratio':>8}   95 % interval"]
+    lines = [f"{'':<28}{'s / step':>9}{'ratio':>8}   95 % interval    inside hooks"]
     lines.append(f"{'without the extension':<28}{result['seconds_per_step_without']:>9.3f}")
     for count, figures in result["concepts"].items():
         label = {"0": "no concepts (nothing hooked)", "1": "1 concept"}.get(count, f"{count} concepts")
         low, high = figures["ratio_interval_95"]
         lines.append(
             f"{label:<28}{figures['seconds_per_step']:>9.3f}{figures['ratio']:>8.3f}"
-            f"   [{low:.3f}, {high:.3f}]"
+            f"   [{low:.3f}, {high:.3f}]   {figures['ratio_inside_hooks']:>12.3f}"
         )
     return "\n".join(lines)
