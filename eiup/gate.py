@@ -12,10 +12,10 @@ not name the concept: "wizard" has much of "star" in a model in which wizards co
 
 ``s`` has no scale of its own, so every token of a concept is calibrated on the model at hand: ``m`` is the
 median of ``s`` over neutral prompts, ``A`` over anchors, prompts that name the concept. Where these two do
-not separate (an article, a layer that does not tell), token and layer are left out. With means over the
-layers kept, and then the maximum over the concept's tokens, ::
+not separate (an article, a layer that does not tell), token and layer are left out. Over the layers kept,
+and then with the maximum over the concept's tokens, ::
 
-    z = mean of (s - m) / (A - m)                   0 as in neutral prompts, 1 as where the concept is named
+    z = min of (s - m) / (A - m)                    0 as in neutral prompts, 1 as where the concept is named
     g = clamp((z - LOW) / (HIGH - LOW), 0, 1)       the gate
     f = clamp(mean of s / A, 1, MAX_FACTOR)         so that emphasis, as in "(star:1.6)", does not get past
 """
@@ -102,11 +102,10 @@ class _Concept:
         s = torch.stack([likeness(prompt[n], v, empty[n], self.tokens) for n, v in self.values.items()], 1)
         span = (self.anchor - self.neutral).clamp_min(MIN_SPAN)
 
-        def over_layers(x: Tensor) -> Tensor:
-            mean = (x * self.keep).sum(1) / self.keep.sum(0).clamp_min(1)
-            return mean.masked_fill(~self.keep.any(0), -torch.inf).amax(1)
-
-        return over_layers((s - self.neutral) / span), over_layers(s / self.anchor.clamp_min(MIN_SPAN))
+        z = ((s - self.neutral) / span).masked_fill(~self.keep, torch.inf).amin(1)
+        ratio = (s / self.anchor.clamp_min(MIN_SPAN) * self.keep).sum(1) / self.keep.sum(0).clamp_min(1)
+        told = self.keep.any(0)
+        return z[:, told].amax(1), ratio[:, told].amax(1)
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,20 @@ from .errors import RequestError
 from .schedule import Window
 
 INFOTEXT_KEY = "EIUP"
-INFOTEXT_VERSION = 2
-# Version 1 knew one mode, and left out a strength of 3.
-_VERSION_1_DEFAULTS = {"strength": 3.0, "mode": "constant", "feedback": False}
+INFOTEXT_VERSION = 3
+# Version 1 knew one mode; it and version 2 left out what was their default.
+_EARLIER_DEFAULTS = {
+    1: {"strength": 3.0, "mode": "constant", "feedback": False},
+    2: {"strength": 3.0, "mode": "constant"},
+}
+# Written even where it is the default, since a default may change.
+_ALWAYS_IN_INFOTEXT = ("strength", "mode")
 
 # How the weight of a correction is found, each in a sentence.
 MODES = {
+    "constant": "Suppresses with one weight in every image, also where the concept is not (the paper).",
     "adaptive": "(Experimental) Erases only where a prompt brings the concept in.",
     "strict": "(Experimental) Like adaptive, with a second check inside the model.",
-    "constant": "Suppresses with one weight in every image, also where the concept is not (the paper).",
     "projection": "(Experimental) Takes the concept's direction out of the attention.",
 }
 
@@ -79,7 +84,7 @@ FIELDS = (
         "One per line or comma, each with an optional weight: watermark:1.5",
     ),
     Field(
-        "strength", float, 3.0, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10
+        "strength", float, 1.5, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10
     ),
     Field("start", float, 0.0, "Start", "Sampling progress from which concepts are suppressed.", 0, 1),
     Field("end", float, 1.0, "End", "Sampling progress up to which concepts are suppressed.", 0, 1),
@@ -180,14 +185,17 @@ class ErasureRequest:
         return cls.from_fields(dict(zip(FIELD, args)))
 
     def to_infotext(self) -> str:
-        """One JSON value; defaults are left out. ``v`` is the format's version."""
+        """One JSON value; most defaults are left out. ``v`` is the format's version."""
         value: dict[str, Any] = {"v": INFOTEXT_VERSION}
         value["concepts"] = [
             c.text if c.weight == 1.0 else {"concept": c.text, "weight": c.weight} for c in self.concepts
         ]
         for field in FIELDS:
-            if field.name not in ("enabled", "concepts") and getattr(self, field.name) != field.default:
-                value[field.name] = getattr(self, field.name)
+            if field.name in ("enabled", "concepts"):
+                continue
+            own = getattr(self, field.name)
+            if own != field.default or field.name in _ALWAYS_IN_INFOTEXT:
+                value[field.name] = own
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -200,12 +208,11 @@ class ErasureRequest:
         if not isinstance(value, dict):
             raise RequestError(INFOTEXT_KEY, text, "the JSON object that EIUP writes into infotext")
         version = value.pop("v", None)
-        if version not in (1, INFOTEXT_VERSION):
+        if version not in (*_EARLIER_DEFAULTS, INFOTEXT_VERSION):
             raise RequestError(
                 f"{INFOTEXT_KEY} v", version, f"versions up to {INFOTEXT_VERSION}", "Update the extension."
             )
-        if version == 1:
-            value = {**_VERSION_1_DEFAULTS, **value}
+        value = {**_EARLIER_DEFAULTS.get(version, {}), **value}
         if isinstance(value.get("concepts"), list):
             # Texts are literal here, whatever characters they hold.
             value["concepts"] = [{"concept": c} if isinstance(c, str) else c for c in value["concepts"]]

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from demo.host import Client, StandIn
-from tests.e2e.support import scene
-
-
-def _second_checkpoint(first: Path, folder: Path) -> None:
-    """A checkpoint that paints otherwise: the first one with the values of its text layers negated."""
-    folder.mkdir()
-    state = load_file(first)
-    for name in state:
-        if name.endswith("attn2.to_v.weight"):
-            state[name] = -state[name]
-    save_file(state, folder / "second.safetensors", metadata={"format": "pt"})
-    shutil.copy(first.with_suffix(".yaml"), folder / "second.yaml")
-    for clip in (path for path in first.parent.iterdir() if path.is_dir()):
-        shutil.copytree(clip, folder / clip.name)
+from tests.e2e.support import scene, second_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +23,7 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return
     checkpoint = request.getfixturevalue("webui_ckpt")
     folder = tmp_path_factory.mktemp("webui")
-    _second_checkpoint(checkpoint, folder / "checkpoints")
+    second_checkpoint(checkpoint, folder / "checkpoints")
     host = StandIn(folder / "data", folder / "webui.log", checkpoint=checkpoint)
     host.command += ["--ckpt-dir", str(folder / "checkpoints")]
     with host:

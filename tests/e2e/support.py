@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from demo.host import Client, Generation
 
@@ -76,3 +79,16 @@ def post_raw(webui: Client, path: str, payload: Any) -> httpx.Response:
 def single_images(generate: Callable[..., Generation], count: int, **payload: Any) -> list[Image.Image]:
     """The images of a batch, each made in a request of its own."""
     return [generate(**{**payload, "seed": payload["seed"] + i}).images[0] for i in range(count)]
+
+
+def second_checkpoint(first: Path, folder: Path) -> None:
+    """A checkpoint that paints otherwise: the first one with the values of its text layers negated."""
+    folder.mkdir()
+    state = load_file(first)
+    for name in state:
+        if name.endswith("attn2.to_v.weight"):
+            state[name] = -state[name]
+    save_file(state, folder / "second.safetensors", metadata={"format": "pt"})
+    shutil.copy(first.with_suffix(".yaml"), folder / "second.yaml")
+    for clip in (path for path in first.parent.iterdir() if path.is_dir()):
+        shutil.copytree(clip, folder / clip.name)

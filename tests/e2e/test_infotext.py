@@ -37,7 +37,7 @@ def value_in(infotext: str):
 def test_the_infotext_holds_one_json_value(webui):
     answer = webui.txt2img(**scene(**REQUESTS["every field"]))
     assert value_in(answer.infotexts[0]) == {
-        "v": 2,
+        "v": 3,
         "concepts": ["star", {"concept": "moon", "weight": 1.5}],
         "strength": 1.25,
         "start": 0.1,
@@ -47,9 +47,14 @@ def test_the_infotext_holds_one_json_value(webui):
     }
 
 
-def test_defaults_are_left_out_of_the_infotext(webui):
-    answer = webui.txt2img(**scene(**erasing("star", strength=3.0, start=0, end=1)))
-    assert value_in(answer.infotexts[0]) == {"v": 2, "concepts": ["star"]}
+def test_the_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out(webui):
+    answer = webui.txt2img(**scene(**erasing("star", start=0, end=1)))
+    assert value_in(answer.infotexts[0]) == {
+        "v": 3,
+        "concepts": ["star"],
+        "strength": 1.5,
+        "mode": "constant",
+    }
 
 
 @pytest.mark.parametrize("payload", REQUESTS.values(), ids=REQUESTS)
@@ -69,13 +74,16 @@ def test_an_infotext_alone_makes_the_same_image_again(webui, plain, payload):
     assert value_in(again.infotexts[0]) == value_in(first.infotexts[0])
 
 
-def test_an_image_of_the_first_version_is_made_again(webui, plain):
-    """It knew no modes: its weight was constant, and a strength of 3 the default."""
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_image_of_an_earlier_version_is_made_again(webui, plain, version):
+    """Its weight was constant, and a strength of 3 the default."""
     wanted = webui.txt2img(**scene(**erasing("star", strength=3.0, mode="constant")))
     text = re.sub(
-        r"EIUP: \"(?:\\.|[^\\\"])*\"", r'EIUP: "{\\"v\\":1,\\"concepts\\":[\\"star\\"]}"', wanted.infotexts[0]
+        r"EIUP: \"(?:\\.|[^\\\"])*\"",
+        rf'EIUP: "{{\\"v\\":{version},\\"concepts\\":[\\"star\\"]}}"',
+        wanted.infotexts[0],
     )
-    assert value_in(text) == {"v": 1, "concepts": ["star"]}
+    assert value_in(text) == {"v": version, "concepts": ["star"]}
     assert same(webui.txt2img(infotext=text).images[0], wanted.images[0])
 
 
@@ -89,7 +97,7 @@ def test_what_the_payload_says_counts_more_than_the_infotext(webui):
     first = webui.txt2img(**scene(**erasing("star", strength=1.0)))
     wanted = webui.txt2img(**scene(**erasing("moon")))
     again = webui.txt2img(infotext=first.infotexts[0], **erasing("moon"))
-    assert value_in(again.infotexts[0]) == {"v": 2, "concepts": ["moon"]}
+    assert value_in(again.infotexts[0])["concepts"] == ["moon"]
     assert same(again.images[0], wanted.images[0])
 
 
@@ -104,5 +112,5 @@ def test_an_infotext_that_cannot_be_read_makes_no_image(webui):
     assert newer != text
     response = webui.post("/sdapi/v1/txt2img", {"infotext": newer})
     assert response.status_code == 422
-    assert "versions up to 2" in response.json()["errors"]
+    assert "versions up to 3" in response.json()["errors"]
     assert "images" not in response.json()

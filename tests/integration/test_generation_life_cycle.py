@@ -14,7 +14,7 @@ import pytest
 
 from demo.environment import ROOT
 from demo.host import Client, StandIn
-from tests.e2e.support import ROUNDING, changed, difference, encoded, erasing, same, scene
+from tests.e2e.support import ROUNDING, changed, difference, encoded, erasing, same, scene, second_checkpoint
 
 PROBE = Path(__file__).parent / "probe"
 ERASURE = erasing("star")
@@ -35,9 +35,10 @@ def host(request, data_folder) -> Iterator[Client]:
         yield client
         client.close()
         return
-    stand_in = StandIn(
-        data_folder, data_folder.parent / "webui.log", checkpoint=request.getfixturevalue("webui_ckpt")
-    )
+    checkpoint, folder = request.getfixturevalue("webui_ckpt"), data_folder.parent / "checkpoints"
+    second_checkpoint(checkpoint, folder)
+    stand_in = StandIn(data_folder, data_folder.parent / "webui.log", checkpoint=checkpoint)
+    stand_in.command += ["--ckpt-dir", str(folder)]
     # EIUP first: the probe's callbacks come after its own.
     stand_in.command += ["--nowebui", "--extension", str(ROOT), "--extension", str(PROBE)]
     with stand_in:
@@ -230,6 +231,17 @@ def test_the_journal_has_a_record_of_each_image(host, data_folder, request):
     host.txt2img(**scene(**hires, **ERASURE))
     (record,) = records(data_folder)[before:]
     assert [part["pass"] for part in record["passes"]] == ["first", "hires"]
+
+
+def test_the_journal_keeps_what_was_measured_before_the_switch_to_a_refiner(host, data_folder, request):
+    if request.config.getoption("--webui-url"):
+        pytest.skip("a real webui's journal lies in its own folder")
+    before = len(records(data_folder))
+    host.txt2img(**scene(steps=6, refiner_checkpoint="second", refiner_switch_at=0.5, **ERASURE))
+    (record,) = records(data_folder)[before:]
+    (only,) = record["passes"]
+    assert len(only["progress"]) == 6
+    assert min(only["concepts"][0]["share_by_step"]) > 0
 
 
 def test_the_journal_has_no_record_of_an_image_that_was_not_made(host, data_folder, request):

@@ -59,7 +59,7 @@ def test_nothing_to_do_without_concepts_or_when_disabled():
         ([{"concepts": [{"concept": "a", "weight": "x"}]}], ["weight of 'a'", "'x'", "0 to 10"]),
         ([{"concepts": [{"concept": "a", "weight": float("inf")}]}], ["weight of 'a'", "inf", "0 to 10"]),
         ([["star"]], ["enabled", "star", "true or false"]),
-        ([{"mode": "gentle"}], ["mode", "'gentle'", "adaptive, strict, constant, projection"]),
+        ([{"mode": "gentle"}], ["mode", "'gentle'", "constant, adaptive, strict, projection"]),
         ([True, "star", 1, 0, 1, 5], ["mode", "5", "adaptive"]),
         ([True, "star", 1, 0, 1, "strict", True, True, 5], ["args", "8 values"]),
     ],
@@ -97,8 +97,13 @@ def test_infotext_brings_everything_back(request):
     assert ErasureRequest.from_infotext(request.to_infotext()) == request
 
 
-def test_infotext_leaves_defaults_out():
-    assert json.loads(ErasureRequest(True, "star").to_infotext()) == {"v": 2, "concepts": ["star"]}
+def test_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out():
+    assert json.loads(ErasureRequest(True, "star").to_infotext()) == {
+        "v": 3,
+        "concepts": ["star"],
+        "strength": 1.5,
+        "mode": "constant",
+    }
 
 
 def test_an_image_made_by_the_first_version_is_read():
@@ -106,6 +111,10 @@ def test_an_image_made_by_the_first_version_is_read():
     assert ErasureRequest.from_infotext(old) == ErasureRequest(
         True, "star,moon:0.5", 1.5, 0.0, 0.8, "constant", False, False
     )
+
+
+def test_an_image_made_by_the_second_version_is_read():
+    assert ErasureRequest.from_infotext('{"v":2,"concepts":["star"]}') == ErasureRequest(True, "star", 3.0)
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"v":99,"concepts":[]}', '{"v":1,"concept":[]}'])
