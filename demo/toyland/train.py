@@ -378,7 +378,7 @@ def main() -> None:
     elif arguments.stage == "decoder":
         train_autoencoder(run, arguments.steps or 1000, decoder_only=True)
     elif arguments.stage == "diffusion":
-        train_diffusion(run, arguments.steps or 6000, bfloat16=arguments.bfloat16)
+        train_diffusion(run, arguments.steps or 10_000, bfloat16=arguments.bfloat16)
     elif arguments.stage == "oracle":
         from .oracle import train_oracle
 
