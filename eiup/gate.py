@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from .files import write_atomically
 
 VERSION = 1
-LOW, HIGH = 0.60, 0.75
+LOW, HIGH = 0.62, 0.70
 MAX_FACTOR = 3.0
 MIN_SPAN = 0.3
 
