@@ -84,7 +84,7 @@ FIELDS = (
         "One per line or comma, each with an optional weight: watermark:1.5",
     ),
     Field(
-        "strength", float, 2.5, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10
+        "strength", float, 2.0, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10
     ),
     Field("start", float, 0.0, "Start", "Sampling progress from which concepts are suppressed.", 0, 1),
     Field("end", float, 1.0, "End", "Sampling progress up to which concepts are suppressed.", 0, 1),

@@ -52,7 +52,7 @@ def test_the_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out(we
     assert value_in(answer.infotexts[0]) == {
         "v": 3,
         "concepts": ["star"],
-        "strength": 2.5,
+        "strength": 2.0,
         "mode": "constant",
     }
 

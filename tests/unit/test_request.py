@@ -101,7 +101,7 @@ def test_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out():
     assert json.loads(ErasureRequest(True, "star").to_infotext()) == {
         "v": 3,
         "concepts": ["star"],
-        "strength": 2.5,
+        "strength": 2.0,
         "mode": "constant",
     }
 
