@@ -31,7 +31,6 @@ def build_eraser(
     context_transform: ContextTransform | None = None,
     training_steps: int = 1000,
     cache: CalibrationCache | None = None,
-    locates: bool = False,
 ) -> ConceptEraser:
     """The :class:`ConceptEraser` of a mode, with its gate calibrated.
 
@@ -54,5 +53,5 @@ def build_eraser(
         )
     return ConceptEraser(
         unet, concepts, empty, window, context_transform, training_steps,
-        mode=mode, gate=gate, references=references, locates=locates,
+        mode=mode, gate=gate, references=references,
     )  # fmt: skip

@@ -151,8 +151,7 @@ class ConceptEraser:
     every attention optimisation, since all of these call the two as modules, and are removed on exit.
 
     While :attr:`suspended`, gates decide and nothing is corrected; :attr:`opened` holds the images for which
-    there would have been something. With ``locates``, :attr:`areas` accumulates by image where in it the
-    concepts were forming: ``||sum over k of c_k F_k||^2`` of the highest resolution's layers, ``[h, w]``.
+    there would have been something.
 
     ``context_transform(layer, contexts [K, T, C])`` returns the contexts for keys and values; by default
     both are the contexts themselves (a host with hypernetworks changes them).
@@ -170,7 +169,6 @@ class ConceptEraser:
         mode: Mode = "constant",
         gate: PromptGate | None = None,
         references: References | None = None,
-        locates: bool = False,
     ):
         if mode in ("adaptive", "strict") and gate is None or mode == "strict" and references is None:
             raise ValueError(f"the mode {mode} needs a gate{' and references' if mode == 'strict' else ''}")
@@ -188,8 +186,6 @@ class ConceptEraser:
         self.suspended = False
         self.opened: set[int] = set()
         self.progress = 0.0
-        self.locates = locates
-        self.areas: dict[int, Tensor] = {}
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}
@@ -251,7 +247,7 @@ class ConceptEraser:
             )
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
         self.progress = at
-        call = self._call = _Call(rows, at, self._weights * self.window(at), x)
+        call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
         call.measures = not self.recorder.calls or self.mode == "strict"
         if call.erased and self.gate is not None:
@@ -285,8 +281,6 @@ class ConceptEraser:
                 "corrected. Another extension may have replaced the others: disable it, or EIUP"
             )
         self.recorder.add(call.evidence())
-        for image, area in call.areas():
-            self.areas[image] = self.areas.get(image, 0) + area
 
     def _keep_queries(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -324,8 +318,6 @@ class ConceptEraser:
                 else self._suppress(call, q, concepts)
             )
             call.base = call.base + prompt.float().square().sum(dim=(1, 2))
-            if self.locates:
-                call.locate(change)
             return (call.subtract(outputs, change.to(outputs.dtype)), *args[1:])
 
         return hook
@@ -389,10 +381,9 @@ class _Call:
     """One U-Net call: its rows, the coefficients ``c_k = s(t) w_k g_k f_k`` of each, and what has been
     measured in it so far. *Erased* rows may be corrected; the *active* ones among them are."""
 
-    def __init__(self, rows: Rows, at: float, weights: Tensor, latents: Tensor):
+    def __init__(self, rows: Rows, at: float, weights: Tensor, device: torch.device):
         self.rows, self.progress = rows, at
-        self.device = device = latents.device
-        self.size = latents.shape[-2:]
+        self.device = device
         self.erased = [index for index, row in enumerate(rows) if row.erased]
         self.weights = weights.to(device)
         self.gate = torch.ones(len(self.erased), len(weights), device=device)
@@ -402,7 +393,6 @@ class _Call:
         self.presence: Tensor | None = None
         self.energy: Tensor | float = 0.0
         self.base: Tensor | float = 0.0
-        self.area: Tensor | None = None
         self._index = _as_index(self.erased, device)
 
     def apply(self, decision: Decision, either: bool = False) -> None:
@@ -442,23 +432,6 @@ class _Call:
     @property
     def active_images(self) -> list[int]:
         return [self.rows[self.erased[row]].image for row in self.active]
-
-    def locate(self, change: Tensor) -> None:
-        """Add a layer's corrections ``[A, N, C]`` to :attr:`area [A, N]`, in the highest resolution."""
-        energy = change.float().square().sum(-1)
-        if self.area is None or energy.shape[1] > self.area.shape[1]:
-            self.area = energy
-        elif energy.shape == self.area.shape:
-            self.area = self.area + energy
-
-    def areas(self) -> list[tuple[int, Tensor]]:
-        """The area ``[h, w]`` of each active row, with its image's index."""
-        if self.area is None:
-            return []
-        height, width = self.size
-        while height * width > self.area.shape[1]:
-            height, width = -(-height // 2), -(-width // 2)
-        return list(zip(self.active_images, self.area.unflatten(1, (height, width))))
 
     def evidence(self) -> CallEvidence:
         energy, base = torch.zeros_like(self.gate), torch.ones(len(self.erased), device=self.device)

@@ -6,33 +6,36 @@ and the twin's outside of it::
 
     x_0 = m x_0(erased) + (1 - m) x_0(twin)         from a third of the schedule on
 
-``m`` is 1 where the accumulated ``||sum over k of c_k F_k||^2`` of the high-resolution layers is large, and
-around there. Samplers draw ``x`` towards ``x_0``, so at the end the twin's latents are left outside.
+``m`` is 1 where the two predictions have differed most so far, ``||x_0(erased) - x_0(twin)||^2`` smoothed and
+accumulated, and around there. Samplers draw ``x`` towards ``x_0``, so at the end the twin's latents are left
+outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ErasureError
 
 START = 1 / 3
-THRESHOLD = 0.2
+# Up to here predictions still say where the concept would have been; later ones tell of texture.
+LAST_MEASURED = 0.6
+THRESHOLD = 0.3
 MARGIN = 1
 
 
-def region(area: Tensor, size: tuple[int, int]) -> Tensor:
-    """``m`` in {0, 1}, ``[B, 1, H, W]`` for latents of ``size``, from energies ``area [B, h, w]``.
+def region(difference: Tensor) -> Tensor:
+    """``m`` in {0, 1}, ``[B, 1, H, W]``, from accumulated squared differences ``[B, 1, H, W]``.
 
-    Positions with at least ``THRESHOLD`` of an image's largest energy, and ``MARGIN`` more on every side.
+    Positions with at least ``THRESHOLD`` of an image's largest difference, and ``MARGIN`` more on every side.
     """
-    share = area / area.amax(dim=(1, 2), keepdim=True).clamp_min(1e-20)
-    inside = F.interpolate((share >= THRESHOLD).float()[:, None], size, mode="nearest")
-    return F.max_pool2d(inside, 2 * MARGIN + 1, stride=1, padding=MARGIN)
+    share = difference / difference.amax(dim=(2, 3), keepdim=True).clamp_min(1e-20)
+    return F.max_pool2d((share >= THRESHOLD).float(), 2 * MARGIN + 1, stride=1, padding=MARGIN)
+
+
+def _smooth(x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
 class Twin:
@@ -40,19 +43,17 @@ class Twin:
 
     def __init__(self) -> None:
         self.predictions: list[tuple[float, Tensor]] = []
+        self.difference: Tensor | float = 0.0
         self._next = 0
 
     def keep(self, noise_level: float, clean: Tensor) -> None:
         """The prediction ``x_0 [B, 4, H, W]`` of the next call, at this sigma or timestep."""
         self.predictions.append((noise_level, clean.clone()))
 
-    def blend(
-        self, noise_level: float, progress: float, clean: Tensor, areas: Mapping[int, Tensor]
-    ) -> Tensor:
-        """The blended prediction of the erased pass's next call.
+    def blend(self, noise_level: float, progress: float, clean: Tensor) -> Tensor:
+        """The blended prediction ``[B, 4, H, W]`` of the erased pass's next call, at ``progress`` 0..1.
 
-        ``areas`` are the accumulated energies ``[h, w]`` so far, by image; an image without any is the
-        twin's. Raises :class:`ErasureError` where the two passes do not make the same calls.
+        Raises :class:`ErasureError` where the two passes do not make the same calls.
         """
         if self._next >= len(self.predictions) or self.predictions[self._next][0] != noise_level:
             raise ErasureError(
@@ -61,9 +62,10 @@ class Twin:
             )
         twin = self.predictions[self._next][1].to(clean)
         self._next += 1
+        if progress <= LAST_MEASURED:
+            squared = (clean - twin).float().square().sum(dim=1, keepdim=True)
+            self.difference = self.difference + _smooth(squared)
         if progress < START:
             return clean
-        inside = torch.zeros_like(clean[:, :1])
-        for image, area in areas.items():
-            inside[image] = region(area[None], clean.shape[-2:])[0].to(clean)
+        inside = region(self.difference).to(clean)
         return inside * clean + (1 - inside) * twin

@@ -116,7 +116,6 @@ class SamplingPass:
                 context_transform=through_hypernetworks,
                 training_steps=len(model.alphas_cumprod),
                 cache=cache,
-                locates=self.request.preserve,
             )
         eraser.__enter__()
         self._eraser = eraser
@@ -158,7 +157,7 @@ class SamplingPass:
                 # The twin is not for looking at: no live preview of it.
                 shared.state.current_latent = None
                 return
-            blended = self._twin.blend(float(sigma[0]), self._eraser.progress, clean, self._eraser.areas)
+            blended = self._twin.blend(float(sigma[0]), self._eraser.progress, clean)
             # The clean prediction is linear in the sampler's own: x0 = a x + b output.
             b = call.denoiser.get_pred_x0(torch.zeros_like(x), torch.ones_like(output), sigma)
             params.x = output + (blended - clean) / b

@@ -60,7 +60,6 @@ def test_preserve_keeps_an_unrelated_image_as_it_was(webui):
     assert same(webui.txt2img(**payload, **PRESERVING).images[0], plain.images[0])
 
 
-@pytest.mark.xfail(reason="the region found is mostly the whole image")
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M", "DDIM"])
 def test_preserve_keeps_more_of_the_image_and_still_erases(webui, sampler):
     payload = scene(sampler_name=sampler, steps=8)
