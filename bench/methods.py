@@ -441,5 +441,6 @@ _ALL = (
     ),
     erasing("eiup-constant", "EIUP at the default strength", _EIUP, mode="constant"),
     erasing("eiup-adaptive", "EIUP, gated by the prompt", _EIUP, mode="adaptive"),
+    erasing("eiup-preserve", "eiup-adaptive that preserves", _EIUP, mode="adaptive", preserve=True),
 )
 METHODS = {method.name: method for method in _ALL}

@@ -12,6 +12,7 @@ from torch import Tensor
 from eiup.build import build_eraser
 from eiup.eraser import EncodedConcept
 from eiup.evidence import ImageEvidence
+from eiup.preserve import Twin
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
 
@@ -87,16 +88,13 @@ def generate(
 ) -> tuple[np.ndarray, dict[int, ImageEvidence]]:
     """Images ``[B, 128, 128, 3]`` uint8 under classifier-free guidance, and what was suppressed.
 
-    ``negative_prompt`` is one for all images, or one an image. Raises ``ValueError`` for a request that
-    preserves.
+    ``negative_prompt`` is one for all images, or one an image.
     """
     count = len(prompts)
     negative = [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt
     context = model.get_learned_conditioning([*prompts, *negative])
     eraser = None
     if request is not None and request.active:
-        if request.preserve:
-            raise ValueError("preserve: only the webui's samplers carry an un-erased twin, not this loop")
         empty = model.get_learned_conditioning([""])[0]
         eraser = build_eraser(
             model.model.diffusion_model,
@@ -107,12 +105,33 @@ def generate(
             window=request.window,
         )
 
+    twin = Twin() if eraser is not None and request.preserve else None
+
     def guide(x: Tensor, timestep: int, step: int) -> Tensor:
         if eraser is not None:
             eraser.rows = conditional_then_unconditional(count, cfg_scale)
         conditional, unconditional = predict(model, x, timestep, context)
-        return unconditional + cfg_scale * (conditional - unconditional)
+        epsilon = unconditional + cfg_scale * (conditional - unconditional)
+        if twin is None:
+            return epsilon
+        alpha = model.alphas_cumprod[timestep]
+        clean = (x - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()
+        if eraser.suspended:
+            twin.keep(timestep, clean)
+            return epsilon
+        blended = twin.blend(timestep, eraser.progress, clean)
+        return (x - alpha.sqrt() * blended) / (1 - alpha).sqrt()
 
     with eraser or contextlib.nullcontext():
-        latents = ddim(model, noise(seeds), guide, steps)
+        if twin is None:
+            latents = ddim(model, noise(seeds), guide, steps)
+        else:
+            eraser.suspended = True
+            latents = ddim(model, noise(seeds), guide, steps)
+            eraser.suspended = False
+            eraser.recorder.calls.clear()
+            if eraser.opened:
+                erased = ddim(model, noise(seeds), guide, steps)
+                opened = sorted(eraser.opened)
+                latents[opened] = erased[opened]
     return to_images(model, latents), eraser.evidence() if eraser is not None else {}
