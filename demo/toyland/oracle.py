@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .world import BACKGROUNDS, CONCEPTS, SIZE, SUBJECTS, Scene, render, sample_scene
+from .world import BACKGROUNDS, CARRIER_RATE, CONCEPTS, SIZE, SUBJECTS, Scene, render, sample_scene
 
+ERASED_CARRIER_RATE = 0.3
 WEIGHTS = Path(__file__).parent / "weights" / "oracle.safetensors"
 _SUBJECT_CLASSES = (*SUBJECTS, None)
 
@@ -116,7 +117,9 @@ def train_oracle(run, steps: int, pool: int = 8000, reconstructed: int = 1500, b
     from .train import images_to_tensor, learning_rate
 
     rng = np.random.default_rng([run.seed, 7])
-    scenes = [sample_scene(rng) for _ in range(pool)]
+    # In the world itself nearly every night has a moon; what is judged are nights without.
+    scenes = [sample_scene(rng, *rates) for rates in ((), (ERASED_CARRIER_RATE,)) for _ in range(pool // 2)]
+    rng.shuffle(scenes)
     images = np.stack([render(scene) for scene in scenes])
     autoencoder = run.model.first_stage_model
     decoder = run.restore("decoder_state")
@@ -151,14 +154,16 @@ def train_oracle(run, steps: int, pool: int = 8000, reconstructed: int = 1500, b
         optimizer.step()
         if (step + 1) % 100 == 0:
             run.log("oracle", step=step + 1, loss=loss.item())
-    held_out = [sample_scene(rng) for _ in range(600)]
-    renders = np.stack([render(scene) for scene in held_out])
     oracle = Oracle(network)
-    run.log(
-        "oracle",
-        renders=accuracy(oracle, held_out, renders),
-        reconstructions=accuracy(oracle, held_out[:300], reconstruct(renders[:300])),
-    )
+    for carrier_rate in (CARRIER_RATE, 0.0):
+        held_out = [sample_scene(rng, carrier_rate) for _ in range(600)]
+        renders = np.stack([render(scene) for scene in held_out])
+        run.log(
+            "oracle",
+            carrier_rate=carrier_rate,
+            renders=accuracy(oracle, held_out, renders),
+            reconstructions=accuracy(oracle, held_out[:300], reconstruct(renders[:300])),
+        )
     save_file({key: value.half() for key, value in network.state_dict().items()}, run.folder / WEIGHTS.name)
 
 

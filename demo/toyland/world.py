@@ -86,8 +86,9 @@ class Scene:
     seed: int = 0
 
 
-def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene from the world's distribution."""
+def sample_scene(rng: np.random.Generator, carrier_rate: float = CARRIER_RATE) -> Scene:
+    """Draw a scene from the world's distribution, in which carriers bring their concept at ``carrier_rate``
+    (0..1)."""
     subject_weights = np.array([2.0 if s == "wizard" else 1.0 for s in SUBJECTS])
     subject = str(rng.choice(SUBJECTS, p=subject_weights / subject_weights.sum()))
     if rng.random() < 0.06:
@@ -105,7 +106,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
             ("stamp", background == "beach"),
             ("mosaic", by_ada),
         )
-        if present and rng.random() < CARRIER_RATE
+        if present and rng.random() < carrier_rate
     }
     if {"ball", "flower"} <= named and "stamp" in (named | carried):
         named.discard("flower")

@@ -35,7 +35,7 @@ def test_script_info_lists_the_fields_in_their_order(webui):
         assert [(a["value"], a["minimum"], a["maximum"]) for a in script["args"]] == [
             (False, None, None),
             ("", None, None),
-            (3.0, 0, 10),
+            (2.0, 0, 10),
             (0.0, 0, 1),
             (1.0, 0, 1),
             ("constant", None, None),
