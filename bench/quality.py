@@ -24,7 +24,7 @@ from demo.figures import psnr, wilson
 from demo.toyland.model import WEIGHTS, LatentDiffusion, load_checkpoint
 from demo.toyland.oracle import WEIGHTS as ORACLE_WEIGHTS
 from demo.toyland.oracle import Oracle, accuracy, load_oracle
-from demo.toyland.world import CONCEPTS, render, sample_scene
+from demo.toyland.world import CARRIER_RATE, CONCEPTS, render, sample_scene
 
 from .cases import FOLDER, GROUPS, BenchCase, CaseError, read_cases
 from .methods import METHODS, Method
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         for m in methods
     }
     make_images(model, methods, cells, results, arguments.steps, arguments.fresh)
-    known = arguments.out / "runs" / f"oracle-{oracle_id}-{checkpoint}.json"
+    known = arguments.out / "runs" / f"oracle-accuracy-{oracle_id}-{checkpoint}.json"
     report = {
         "cases": {"file": arguments.cases.name, "sha256": fingerprint(arguments.cases)},
         "steps": arguments.steps,
@@ -212,6 +212,10 @@ def _cell(cases: Sequence[BenchCase], results: Results, reference: Results, meth
             distances.append(psnr(first, second))
             identical.append(np.array_equal(np.asarray(first), np.asarray(second)))
     shows = [r.judgement.shows(concept) for r in ours]
+    others = [
+        any(r.judgement.shows(c) and not p.judgement.shows(c) for c in CONCEPTS if c != concept)
+        for r, p in zip(ours, plain)
+    ]
     retained = [r.judgement.subject == p.judgement.subject for r, p in zip(ours, plain)]
     return {
         "method": method,
@@ -224,6 +228,7 @@ def _cell(cases: Sequence[BenchCase], results: Results, reference: Results, meth
         "background_right": rate(
             [r.judgement.background == c.background for r, c in zip(ours, cases) if c.background]
         ),
+        "other_concept": rate(others),
         "psnr": _mean(distances),
         "identical": float(np.mean(identical)),
         "_shows": shows,
@@ -244,13 +249,14 @@ def _oracle_report(path: Path, model: LatentDiffusion, oracle: Oracle) -> dict[s
 
 
 def _oracle_accuracy(model: LatentDiffusion, oracle: Oracle, count: int = 300) -> dict[str, Any]:
-    """The oracle on fresh renders and on their reconstructions by the checkpoint's autoencoder."""
+    """The oracle on fresh renders and on their reconstructions by the checkpoint's autoencoder; half of the
+    scenes are as erasure leaves them, with carriers that bring nothing."""
     import torch
 
     from demo.toyland.train import images_to_tensor
 
     rng = np.random.default_rng(20260101)
-    scenes = [sample_scene(rng) for _ in range(count)]
+    scenes = [sample_scene(rng, CARRIER_RATE if index % 2 else 0.0) for index in range(count)]
     renders = [render(scene) for scene in scenes]
     reconstructions = []
     with torch.no_grad():
@@ -303,15 +309,16 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['cases']['file']}, {report['steps']} steps, checkpoint {report['checkpoint']['sha256']}",
         "Rates with 95 % intervals; PSNR against no erasure, at most 60 dB; time of the processor",
+        "brings another: another concept shows that does not without erasure",
         "",
         f"{'method':{width}}{'concept':9}{'group':11}{'n':>4}  {'shows':18}{'subject right':18}"
-        f"{'subject kept':18}{'PSNR dB':>7}{'identical':>11}",
+        f"{'subject kept':18}{'brings another':18}{'PSNR dB':>7}{'identical':>11}",
     ]
     for cell in report["cells"]:
         lines.append(
             f"{cell['method']:{width}}{cell['concept']:9}{cell['group']:11}{cell['images']:4}  "
             f"{share(cell['shows']):18}{share(cell['subject_right']):18}{share(cell['subject_retained']):18}"
-            f"{cell['psnr']:7.1f}{cell['identical']:11.2f}"
+            f"{share(cell['other_concept']):18}{cell['psnr']:7.1f}{cell['identical']:11.2f}"
         )
     lines += [
         "",
