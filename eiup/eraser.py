@@ -75,9 +75,8 @@ def layer_values(transform: ContextTransform | None = None) -> Callable[[nn.Modu
     """A function that gives the values ``[B, T, H*d]`` which a layer makes of contexts ``[B, T, C]``."""
 
     def values(layer: nn.Module, contexts: Tensor) -> Tensor:
-        weight = next(layer.to_v.parameters())
-        contexts = contexts.to(weight.device)
-        _, for_v = transform(layer, contexts) if transform else (contexts, contexts)
+        there = contexts.to(next(layer.to_v.parameters()).device)
+        _, for_v = transform(layer, there) if transform else (there, there)
         return layer.to_v(for_v).to(contexts.device)
 
     return values
@@ -185,7 +184,6 @@ class ConceptEraser:
         self.rows: Rows | None = None
         self.suspended = False
         self.opened: set[int] = set()
-        self.progress = 0.0
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}
@@ -246,7 +244,6 @@ class ConceptEraser:
                 "or EIUP"
             )
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
-        self.progress = at
         call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
         call.measures = not self.recorder.calls or self.mode == "strict"

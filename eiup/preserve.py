@@ -4,7 +4,7 @@ The twin is sampled first; of each of its denoiser calls the predicted clean lat
 the erased image is sampled, its own prediction counts inside the region in which the concepts were forming,
 and the twin's outside of it::
 
-    x_0 = m x_0(erased) + (1 - m) x_0(twin)         from a third of the schedule on
+    x_0 = m x_0(erased) + (1 - m) x_0(twin)         from a third of the calls on
 
 ``m`` is 1 where the two predictions have differed most so far, ``||x_0(erased) - x_0(twin)||^2`` smoothed and
 accumulated, and around there. Samplers draw ``x`` towards ``x_0``, so at the end the twin's latents are left
@@ -13,11 +13,15 @@ outside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from .eraser import ConceptEraser
 from .errors import ErasureError
 
+# Shares of the sampler's calls.
 START = 1 / 3
 # Up to here predictions still say where the concept would have been; later ones tell of texture.
 LAST_MEASURED = 0.6
@@ -50,8 +54,8 @@ class Twin:
         """The prediction ``x_0 [B, 4, H, W]`` of the next call, at this sigma or timestep."""
         self.predictions.append((noise_level, clean.clone()))
 
-    def blend(self, noise_level: float, progress: float, clean: Tensor) -> Tensor:
-        """The blended prediction ``[B, 4, H, W]`` of the erased pass's next call, at ``progress`` 0..1.
+    def blend(self, noise_level: float, clean: Tensor) -> Tensor:
+        """The blended prediction ``[B, 4, H, W]`` of the erased pass's next call.
 
         Raises :class:`ErasureError` where the two passes do not make the same calls.
         """
@@ -61,11 +65,31 @@ class Twin:
                 "Choose another sampler, or switch preserve off"
             )
         twin = self.predictions[self._next][1].to(clean)
+        done = self._next / len(self.predictions)
         self._next += 1
-        if progress <= LAST_MEASURED:
+        if done < LAST_MEASURED:
             squared = (clean - twin).float().square().sum(dim=1, keepdim=True)
             self.difference = self.difference + _smooth(squared)
-        if progress < START:
+        if done < START:
             return clean
         inside = region(self.difference).to(clean)
         return inside * clean + (1 - inside) * twin
+
+
+def sample_with_twin(eraser: ConceptEraser, sample: Callable[[], Tensor]) -> Tensor:
+    """Sample the un-erased twin, and the erased images only where ``eraser`` would change something.
+
+    ``sample()`` gives the latents ``[B, 4, H, W]``, each time from the same noise. While
+    ``eraser.suspended``, its predictions are the twin's, to keep; afterwards, to blend.
+    """
+    eraser.suspended = True
+    twin = sample()
+    if not eraser.opened:
+        return twin
+    eraser.suspended = False
+    eraser.recorder.calls.clear()
+    # Stopped by the user, this ends at once, with nothing of the twin in it.
+    result = sample().clone()
+    for image in set(range(len(result))) - eraser.opened:
+        result[image] = twin[image]
+    return result

@@ -118,7 +118,8 @@ def train_oracle(run, steps: int, pool: int = 8000, reconstructed: int = 1500, b
 
     rng = np.random.default_rng([run.seed, 7])
     # In the world itself nearly every night has a moon; what is judged are nights without.
-    scenes = [sample_scene(rng, *rates) for rates in ((), (ERASED_CARRIER_RATE,)) for _ in range(pool // 2)]
+    rates = (CARRIER_RATE, ERASED_CARRIER_RATE)
+    scenes = [sample_scene(rng, rate) for rate in rates for _ in range(pool // 2)]
     rng.shuffle(scenes)
     images = np.stack([render(scene) for scene in scenes])
     autoencoder = run.model.first_stage_model

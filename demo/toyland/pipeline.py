@@ -12,7 +12,7 @@ from torch import Tensor
 from eiup.build import build_eraser
 from eiup.eraser import EncodedConcept
 from eiup.evidence import ImageEvidence
-from eiup.preserve import Twin
+from eiup.preserve import Twin, sample_with_twin
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
 
@@ -119,19 +119,12 @@ def generate(
         if eraser.suspended:
             twin.keep(timestep, clean)
             return epsilon
-        blended = twin.blend(timestep, eraser.progress, clean)
+        blended = twin.blend(timestep, clean)
         return (x - alpha.sqrt() * blended) / (1 - alpha).sqrt()
 
+    def sample() -> Tensor:
+        return ddim(model, noise(seeds), guide, steps)
+
     with eraser or contextlib.nullcontext():
-        if twin is None:
-            latents = ddim(model, noise(seeds), guide, steps)
-        else:
-            eraser.suspended = True
-            latents = ddim(model, noise(seeds), guide, steps)
-            eraser.suspended = False
-            eraser.recorder.calls.clear()
-            if eraser.opened:
-                erased = ddim(model, noise(seeds), guide, steps)
-                opened = sorted(eraser.opened)
-                latents[opened] = erased[opened]
+        latents = sample() if twin is None else sample_with_twin(eraser, sample)
     return to_images(model, latents), eraser.evidence() if eraser is not None else {}

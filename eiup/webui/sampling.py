@@ -22,7 +22,7 @@ from ..eraser import ConceptEraser
 from ..errors import ErasureError, RequestError
 from ..evidence import ImageEvidence
 from ..gate import CalibrationCache
-from ..preserve import Twin
+from ..preserve import Twin, sample_with_twin
 from ..request import ErasureRequest
 from .encoding import ConceptEncoder, through_hypernetworks
 
@@ -80,19 +80,14 @@ class SamplingPass:
             raise RequestError(
                 "preserve", True, "false where a refiner is used", "Switch one of the two off."
             )
-        eraser, noise = self._eraser, NoiseState(self.p.rng)
-        self._twin, eraser.suspended = Twin(), True
-        twin = sample()
-        if not eraser.opened:
-            return twin
-        eraser.suspended = False
-        eraser.recorder.calls.clear()
-        noise.restore()
-        # Stopped by the user, this ends at once, with nothing of the twin in it.
-        result = sample().clone()
-        for image in set(range(len(result))) - eraser.opened:
-            result[image] = twin[image]
-        return result
+        noise = NoiseState(self.p.rng)
+        self._twin = Twin()
+
+        def sample_from_the_same_noise() -> Tensor:
+            noise.restore()
+            return sample()
+
+        return sample_with_twin(self._eraser, sample_from_the_same_noise)
 
     def _attach(self) -> None:
         model = shared.sd_model
@@ -157,7 +152,7 @@ class SamplingPass:
                 # The twin is not for looking at: no live preview of it.
                 shared.state.current_latent = None
                 return
-            blended = self._twin.blend(float(sigma[0]), self._eraser.progress, clean)
+            blended = self._twin.blend(float(sigma[0]), clean)
             # The clean prediction is linear in the sampler's own: x0 = a x + b output.
             b = call.denoiser.get_pred_x0(torch.zeros_like(x), torch.ones_like(output), sigma)
             params.x = output + (blended - clean) / b

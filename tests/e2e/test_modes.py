@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.e2e.support import ROUNDING, changed, difference, erasing, same, scene
+from tests.e2e.support import ROUNDING, changed, difference, encoded, erasing, same, scene
 
 UNRELATED = "a car in the snow"
 PRESERVING = erasing("star", mode="adaptive", preserve=True)
@@ -71,6 +71,13 @@ def test_preserve_keeps_more_of_the_image_and_still_erases(webui, sampler):
     assert np.abs(preserved - plain).mean() < np.abs(erased - plain).mean()
     untouched = (np.abs(preserved - plain).max(axis=-1) <= 2).mean()
     assert untouched > 0.2
+
+
+def test_preserve_works_where_sampling_begins_late(webui):
+    start = encoded(webui.txt2img(**scene()).pngs[0])
+    payload = scene(init_images=[start], denoising_strength=0.3, steps=10)
+    plain = webui.img2img(**payload).images[0]
+    assert changed(webui.img2img(**payload, **PRESERVING).images[0], plain)
 
 
 def test_preserve_and_a_refiner_are_refused(webui, other_checkpoint):
