@@ -89,22 +89,17 @@ def feature_energy(maps: Tensor, values: Tensor, owner: Tensor, concepts: int) -
     return per_column.new_zeros(per_column.shape[0], concepts).index_add_(1, owner, per_column)
 
 
-def presence(prompt: Tensor, concept: Tensor, empty: Tensor, positions: float = 1.0) -> Tensor:
+def presence(prompt: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
     """How much of a concept the prompt is about to bring in: ``a_k`` of each row, ``[B]``.
 
     ``a = <O_p - O_0, O_k - O_0> / ||O_k - O_0||^2`` over heads and positions, where ``O_p``, ``O_k`` and
     ``O_0`` (each ``[B, N, H*d]``) are the attention outputs for the prompt, the concept and the empty
     prompt under the same queries. About 0 where the prompt has nothing of the concept, 1 where it is
-    the concept. ``positions`` in (0, 1] restricts it to this share of positions, those with the largest
-    ``||O_k - O_0||``.
+    the concept.
     """
     direction = (concept - empty).float()
-    along = ((prompt - empty).float() * direction).sum(dim=2)
-    norm = direction.square().sum(dim=2)
-    if positions < 1:
-        chosen = norm.topk(max(1, round(positions * norm.shape[1])), dim=1).indices
-        along, norm = along.gather(1, chosen), norm.gather(1, chosen)
-    return along.sum(dim=1) / norm.sum(dim=1).clamp_min(1e-12)
+    along = ((prompt - empty).float() * direction).sum(dim=(1, 2))
+    return along / direction.square().sum(dim=(1, 2)).clamp_min(1e-12)
 
 
 def projection(prompt: Tensor, concept: Tensor, empty: Tensor, weight: float, maximum: float = 3.0) -> Tensor:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from .calibration import CalibrationCache, Encode
 from .eraser import (
     ConceptEraser,
     ContextTransform,
     EncodedConcept,
     Mode,
-    References,
     layer_values,
     text_cross_attention,
 )
-from .gate import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode, PromptGate, calibrate, gate_layers
+from .gate import PromptGate, calibrate, gate_layers
 from .schedule import Window
+from .watch import WEIGHT, Denoiser, Watch, make_probe, watch_layers
 
 
 def build_eraser(
@@ -25,33 +27,43 @@ def build_eraser(
     concepts: Sequence[EncodedConcept],
     empty: Tensor,
     encode: Encode,
+    denoiser: Denoiser,
     *,
     mode: Mode,
     window: Window | None = None,
     context_transform: ContextTransform | None = None,
-    training_steps: int = 1000,
     cache: CalibrationCache | None = None,
 ) -> ConceptEraser:
-    """The :class:`ConceptEraser` of a mode, with its gate calibrated.
+    """The :class:`ConceptEraser` of a mode, with its gate and watch calibrated.
 
     ``encode(texts)`` gives contexts ``[B, T, C]``, each text encoded alone; ``empty [T, C]`` is that of the
-    empty prompt. Calibrations are read from and written to ``cache``.
+    empty prompt; ``denoiser`` is the model around ``unet``. Calibrations are read from and written to
+    ``cache``.
     """
-    gate = references = None
-    if mode in ("adaptive", "strict"):
-        layers = gate_layers(text_cross_attention(unet))
-        values = layer_values(context_transform)
+    training_steps = len(denoiser.alphas_cumprod)
+    layers = text_cross_attention(unet)
+    compared = gate_layers(layers)
+    values = layer_values(context_transform)
+    gate = watch = None
+    if mode == "adaptive":
         calibrations = [
-            calibrate(c.name, c.context, c.tokens, empty, layers, values, encode, cache) for c in concepts
+            calibrate(c.name, c.context, c.tokens, empty, compared, values, encode, cache) for c in concepts
         ]
         contexts = torch.stack([c.context for c in concepts])
-        gate = PromptGate(layers, values, contexts, [c.tokens for c in concepts], empty, calibrations)
-    if mode == "strict":
-        anchors = [anchor.format(concept.name) for concept in concepts for anchor in ANCHORS]
-        references = References(
-            encode(list(NEUTRAL_PROMPTS)), encode(anchors).unflatten(0, (len(concepts), len(ANCHORS)))
-        )
+        gate = PromptGate(compared, values, contexts, [c.tokens for c in concepts], empty, calibrations)
+    if mode in ("adaptive", "strict"):
+        looked_at = watch_layers(layers)
+
+        def probe_of(concept: EncodedConcept):
+            alone = [replace(concept, weight=WEIGHT)]
+            pair = torch.stack([concept.context, empty])
+            return make_probe(
+                concept.name, concept.tokens, pair, [values(layer, pair) for layer in layers.values()],
+                looked_at, encode, denoiser,
+                lambda: ConceptEraser(unet, alone, empty, None, context_transform, training_steps), cache,
+            )  # fmt: skip
+
+        watch = Watch(looked_at, [probe_of(concept) for concept in concepts], empty.device)
     return ConceptEraser(
-        unet, concepts, empty, window, context_transform, training_steps,
-        mode=mode, gate=gate, references=references,
-    )  # fmt: skip
+        unet, concepts, empty, window, context_transform, training_steps, mode=mode, gate=gate, watch=watch
+    )

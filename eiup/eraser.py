@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from . import attention
 from .errors import ErasureError, UnsupportedModelError
 from .evidence import CallEvidence, ImageEvidence, Recorder
-from .gate import ANCHORS, Decision, PromptGate, decide
+from .gate import Decision, PromptGate
 from .rows import Rows
 from .schedule import Window, progress
+from .watch import BOUND, WATCHED_AT, ConceptForming, Watch
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
 
-# The share of positions, those where the concept acts most, that the strict gate compares.
-STRICT_POSITIONS = 0.1
+# Where a concept is seen to form although it is erased, it is erased with this much more weight ...
+ESCALATION = 1.5
+# ... and so many times more at most.
+MOST_ESCALATIONS = 2
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,6 @@ class EncodedConcept:
             raise ErasureError(f"the concept {self.name!r} has no tokens in this model's vocabulary")
         if min(self.tokens) < 0 or max(self.tokens) >= self.context.shape[0]:
             raise ErasureError(f"the tokens of {self.name!r} lie outside of its context")
-
-
-@dataclass(frozen=True)
-class References:
-    """Contexts that the strict gate compares with: ``neutral [M, T, C]`` prompts, and each concept's
-    ``anchors [K, A, T, C]``."""
-
-    neutral: Tensor
-    anchors: Tensor
 
 
 def text_cross_attention(unet: nn.Module) -> dict[str, nn.Module]:
@@ -109,10 +103,11 @@ class _LayerConcepts:
             self._selections[concepts] = _Selection(self, concepts)
         return self._selections[concepts]
 
-    def outputs(self, q: Tensor, k: Tensor | None = None, v: Tensor | None = None) -> list[Tensor]:
-        """Attention outputs ``[R, N, H*d]`` for each context (by default ``O_k``, and ``O_0`` at the end)."""
-        pairs = zip(self.k if k is None else k, self.v if v is None else v)
-        return [attention.merge_heads(attention.attention(q, k, v, self.scale)) for k, v in pairs]
+    def outputs(self, q: Tensor) -> list[Tensor]:
+        """Attention outputs ``[R, N, H*d]`` for each context: every ``O_k``, and ``O_0`` at the end."""
+        return [
+            attention.merge_heads(attention.attention(q, k, v, self.scale)) for k, v in zip(self.k, self.v)
+        ]
 
 
 class _Selection:
@@ -142,8 +137,12 @@ class ConceptEraser:
     of the batch). A call without them, or of another size, raises :class:`ErasureError`: nothing is ever
     generated with a row that was silently left out. ``empty [T, C]`` is the context of the empty prompt.
 
-    ``mode`` is how the weight of a correction is found: ``constant`` (the paper), ``adaptive`` (needs
-    ``gate``), ``strict`` (needs ``gate`` and ``references``) or ``projection``.
+    ``mode`` is how the weight of a correction is found: ``constant`` (the paper), ``adaptive`` (needs a
+    ``gate``), ``strict`` (constant, with a ``watch``) or ``projection``.
+
+    With a ``watch``, the images are looked at once a sampling pass. Where a concept is seen to form, the
+    next U-Net call raises :class:`eiup.watch.ConceptForming`; sampling is to be begun anew from the same
+    noise after :meth:`begin_anew`. :func:`eiup.sampling.sample` does that.
 
     Hooks: on the U-Net itself (timestep, context, rows), on each ``attn2.to_q`` (the queries) and on each
     ``attn2.to_out[0]`` (the heads' output, from which the correction is subtracted). They work under
@@ -167,10 +166,10 @@ class ConceptEraser:
         *,
         mode: Mode = "constant",
         gate: PromptGate | None = None,
-        references: References | None = None,
+        watch: Watch | None = None,
     ):
-        if mode in ("adaptive", "strict") and gate is None or mode == "strict" and references is None:
-            raise ValueError(f"the mode {mode} needs a gate{' and references' if mode == 'strict' else ''}")
+        if mode == "adaptive" and gate is None or mode == "strict" and watch is None:
+            raise ValueError(f"the mode {mode} needs a {'gate' if mode == 'adaptive' else 'watch'}")
         self.unet = unet
         self.concepts = tuple(concepts)
         self.empty = empty
@@ -178,24 +177,60 @@ class ConceptEraser:
         self.context_transform = context_transform or (lambda layer, contexts: (contexts, contexts))
         self.training_steps = training_steps
         self.mode = mode
-        self.gate = gate if mode in ("adaptive", "strict") else None
-        self.references = references
+        self.gate = gate if mode == "adaptive" else None
+        self.watch = watch if mode in ("adaptive", "strict") else None
         self.layers = text_cross_attention(unet)
         self.rows: Rows | None = None
         self.suspended = False
         self.opened: set[int] = set()
+        # How clearly concepts were seen in an image at most, by its index, and how often the weight of one was
+        # raised for it, by both indices; with 0 times, it is erased though the gate may be shut.
+        self.seen: dict[int, Tensor] = {}
+        self.escalations: dict[tuple[int, int], int] = {}
+        self._newly_seen: dict[tuple[int, int], int] = {}
+        self._looked_at: float | None = None
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}
         self._queries: dict[nn.Module, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._call: _Call | None = None
+        self._features: dict[nn.Module, Tensor] = {}
         self._decided: tuple[Tensor, Decision] | None = None
-        self._strict_scale: tuple[Tensor, Tensor] | None = None
 
     def evidence(self) -> dict[int, ImageEvidence]:
         """What was measured and suppressed so far, by the image's index in the batch."""
-        return self.recorder.images()
+        return {
+            image: evidence.with_looks(
+                self.seen[image].tolist() if image in self.seen else None,
+                [(image, k) in self.escalations for k in range(len(self.concepts))],
+            )
+            for image, evidence in self.recorder.images().items()
+        }
+
+    @property
+    def must_begin_anew(self) -> bool:
+        """Whether a concept was seen to form in the sampling pass so far."""
+        return bool(self._newly_seen)
+
+    def take_over(self, previous: ConceptEraser) -> None:
+        """Go on with a sampling pass in which ``previous`` erased the same concepts on another model.
+
+        Images are not looked at again, since they cannot be begun anew: the first model is gone. What was
+        seen to form a moment ago is erased from here on.
+        """
+        self.watch = None
+        self.seen, self.opened = previous.seen, previous.opened
+        self.escalations = {**previous.escalations, **previous._newly_seen}
+        previous._newly_seen.clear()
+        self.recorder.calls[:0] = previous.recorder.calls
+
+    def begin_anew(self) -> None:
+        """Forget the sampling pass so far, but for what was seen in it."""
+        self.escalations.update(self._newly_seen)
+        self._newly_seen.clear()
+        self._looked_at = None
+        self.recorder.calls.clear()
 
     def __enter__(self) -> ConceptEraser:
         if self._handles:
@@ -227,7 +262,8 @@ class ConceptEraser:
         self._handles.clear()
         self._per_layer.clear()
         self._queries.clear()
-        self._call = self._decided = self._strict_scale = self.rows = None
+        self._features.clear()
+        self._call = self._decided = self.rows = None
 
     # ------------------------------------------------------------------------------------- hooks
 
@@ -244,18 +280,39 @@ class ConceptEraser:
                 "or EIUP"
             )
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
+        if self._newly_seen and at != self._looked_at and not self.suspended:
+            raise ConceptForming
         call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
-        call.measures = not self.recorder.calls or self.mode == "strict"
+        call.measures = not self.recorder.calls
+        call.looks = self._looks(at)
         if call.erased and self.gate is not None:
             call.apply(self._decide(call.select(context)))
-        self._settle(call)
-
-    def _settle(self, call: _Call) -> None:
+        for (image, concept), times in self.escalations.items():
+            call.enforce(image, concept, ESCALATION**times)
         call.settle()
         self.opened.update(call.active_images)
         if self.suspended:
             call.corrects = False
+
+    def _looks(self, at: float) -> bool:
+        """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough."""
+        if self.watch is None or at < WATCHED_AT - 0.01:
+            return False
+        if self._looked_at is None:
+            self._looked_at = at
+        return at == self._looked_at
+
+    def _look(self, call: _Call) -> None:
+        for row, q in zip(range(len(call.erased)), self.watch(self._features, call.index).cpu()):
+            image = call.rows[call.erased[row]].image
+            self.seen[image] = torch.maximum(self.seen[image], q) if image in self.seen else q
+            for k in ((q >= BOUND) & (self._weights > 0)).nonzero().flatten().tolist():
+                erased = not self.suspended and float(call.gate[row, k]) == 1
+                times = self.escalations.get((image, k), 0) + 1 if erased else 0
+                if times <= MOST_ESCALATIONS:
+                    self._newly_seen[image, k] = times
+                    self.opened.add(image)
 
     def _decide(self, contexts: Tensor) -> Decision:
         """The gate's decision for rows with these contexts, which mostly are those of the last call."""
@@ -271,18 +328,24 @@ class ConceptEraser:
         call, self._call = self._call, None
         self._queries.clear()
         if call is None or not call.erased:
+            self._features.clear()
             return
         if call.layers != len(self.layers):
             raise ErasureError(
                 f"only {call.layers} of the U-Net's {len(self.layers)} text cross-attention layers were "
                 "corrected. Another extension may have replaced the others: disable it, or EIUP"
             )
+        if call.looks:
+            self._look(call)
+        self._features.clear()
         self.recorder.add(call.evidence())
 
     def _keep_queries(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             if self._call is not None and self._call.needs_queries:
                 self._queries[layer] = output
+            if self._call is not None and self._call.looks and layer in self.watch.layers:
+                self._features[layer] = args[0]
 
         return hook
 
@@ -320,33 +383,11 @@ class ConceptEraser:
         return hook
 
     def _measure(self, call: _Call, queries: Tensor, outputs: Tensor, concepts: _LayerConcepts) -> None:
-        """Presence ``a`` in the first layer, ``[R, K]``; for the strict gate also its second opinion."""
+        """Presence ``a`` in the first layer, ``[R, K]``."""
         q = attention.split_heads(call.select(queries), concepts.layer.heads)
         prompt = call.select(outputs)
         *of_concepts, empty = concepts.outputs(q)
         call.presence = torch.stack([attention.presence(prompt, o, empty) for o in of_concepts], dim=1)
-        if self.mode == "strict":
-            scale = self._scale_of_presence(q, of_concepts, empty, concepts)
-            call.apply(_decide_by_presence(prompt, of_concepts, empty, *scale), either=True)
-            self._settle(call)
-
-    def _scale_of_presence(
-        self, q: Tensor, of_concepts: list[Tensor], empty: Tensor, concepts: _LayerConcepts
-    ) -> tuple[Tensor, Tensor]:
-        """``m`` and ``A`` of presence, ``[K]`` each, measured once a pass under its own queries."""
-        if self._strict_scale is None:
-            anchors = self.references.anchors
-            contexts = torch.cat([self.references.neutral, anchors.flatten(0, 1)])
-            outputs = concepts.outputs(q[:1], *concepts.project(contexts))
-            count = len(self.references.neutral)
-            neutral, anchor = [], []
-            for k, of_concept in enumerate(of_concepts):
-                own = outputs[count + k * len(ANCHORS) : count + (k + 1) * len(ANCHORS)]
-                for prompts, into in ((outputs[:count], neutral), (own, anchor)):
-                    a = [attention.presence(o, of_concept[:1], empty[:1], STRICT_POSITIONS) for o in prompts]
-                    into.append(torch.cat(a).quantile(0.5))
-            self._strict_scale = (torch.stack(neutral), torch.stack(anchor))
-        return self._strict_scale
 
     def _suppress(self, call: _Call, q: Tensor, concepts: _LayerConcepts) -> Tensor:
         """``sum over k of c_k F_k`` for the active rows and concepts."""
@@ -366,14 +407,6 @@ class ConceptEraser:
         return sum(changes)
 
 
-def _decide_by_presence(
-    prompt: Tensor, of_concepts: list[Tensor], empty: Tensor, neutral: Tensor, anchor: Tensor
-) -> Decision:
-    a = torch.stack([attention.presence(prompt, o, empty, STRICT_POSITIONS) for o in of_concepts], dim=1)
-    z = (a - neutral) / (anchor - neutral).clamp_min(1e-3)
-    return decide(z, torch.ones_like(z))
-
-
 class _Call:
     """One U-Net call: its rows, the coefficients ``c_k = s(t) w_k g_k f_k`` of each, and what has been
     measured in it so far. *Erased* rows may be corrected; the *active* ones among them are."""
@@ -385,18 +418,24 @@ class _Call:
         self.weights = weights.to(device)
         self.gate = torch.ones(len(self.erased), len(weights), device=device)
         self.factor = torch.ones_like(self.gate)
-        self.measures = False
+        self.measures = self.looks = False
         self.layers = 0
         self.presence: Tensor | None = None
         self.energy: Tensor | float = 0.0
         self.base: Tensor | float = 0.0
-        self._index = _as_index(self.erased, device)
+        self.index = _as_index(self.erased, device)
 
-    def apply(self, decision: Decision, either: bool = False) -> None:
-        """Take a gate's decision; with ``either``, the larger one of it and of what is there."""
-        gate, factor = decision.gate.to(self.device), decision.factor.to(self.device)
-        self.gate = torch.maximum(self.gate, gate) if either else gate
-        self.factor = torch.maximum(self.factor, factor) if either else factor
+    def apply(self, decision: Decision) -> None:
+        """Take a gate's decision."""
+        # Copies: the decision may be that of later calls, too.
+        self.gate, self.factor = (x.to(self.device, copy=True) for x in (decision.gate, decision.factor))
+
+    def enforce(self, image: int, concept: int, factor: float) -> None:
+        """Erase a concept in all rows of an image, with ``factor`` times what the prompt asks for."""
+        for row, index in enumerate(self.erased):
+            if self.rows[index].image == image:
+                self.gate[row, concept] = 1.0
+                self.factor[row, concept] *= factor
 
     def settle(self) -> None:
         """Find the active rows and concepts; where there are none, nothing is computed."""
@@ -416,7 +455,7 @@ class _Call:
         return bool(self.erased) and (self.corrects or self.measures and self.presence is None)
 
     def select(self, x: Tensor) -> Tensor:
-        return x[self._index]
+        return x[self.index]
 
     def select_active(self, x: Tensor) -> Tensor:
         return x[self._active_index]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import sqrt
 
 from torch import Tensor
@@ -19,6 +20,9 @@ class ConceptEvidence:
     prompt brings nothing of the concept in, about 1 where it is the concept. ``gate`` is the mean over
     steps of ``g`` in 0..1. ``share`` is the mean over steps of ``||correction|| / ||O_p||``, in 0 and more;
     0 where nothing was suppressed. In ``presence_by_step``, steps at which it was not measured are ``None``.
+
+    ``seen`` is how clearly it was seen to form at most (``q`` of :mod:`eiup.watch`, about 1 in images that show
+    it), None where nobody looked; ``begun_anew`` whether the image was begun anew for it.
     """
 
     concept: str
@@ -29,6 +33,8 @@ class ConceptEvidence:
     presence_by_step: tuple[float | None, ...] = field(repr=False)
     gate_by_step: tuple[float, ...] = field(repr=False)
     share_by_step: tuple[float, ...] = field(repr=False)
+    seen: float | None = None
+    begun_anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,14 @@ class ImageEvidence:
     concepts: tuple[ConceptEvidence, ...]
     rows: int
     rows_seen: int
+
+    def with_looks(self, seen: Sequence[float] | None, begun_anew: Sequence[bool]) -> ImageEvidence:
+        """This evidence, with what was seen of each concept."""
+        concepts = tuple(
+            replace(concept, seen=None if seen is None else seen[k], begun_anew=begun_anew[k])
+            for k, concept in enumerate(self.concepts)
+        )
+        return replace(self, concepts=concepts)
 
 
 @dataclass(frozen=True)

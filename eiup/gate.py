@@ -22,32 +22,20 @@ and then with the maximum over the concept's tokens, ::
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .files import write_atomically
+from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
 
-VERSION = 1
+VERSION = 2
 LOW, HIGH = 0.62, 0.70
 MAX_FACTOR = 3.0
 MIN_SPAN = 0.3
 
-# What a prompt says when it says nothing in particular.
-NEUTRAL_PROMPTS = (
-    "a picture", "a photo", "a painting", "a drawing", "an image", "a scene", "something", "a thing",
-    "a picture of something", "a photo of a thing", "art", "a nice picture", "a simple image, best quality",
-    "a detailed drawing", "an old photo", "a beautiful painting",
-)  # fmt: skip
-ANCHORS = ("{}", "a {}", "a picture of a {}", "a picture of {}")
-
-# Encodes texts, each alone: [B, T, C].
-Encode = Callable[[Sequence[str]], Tensor]
 # The values [B, T, C'] that an attention layer makes of contexts [B, T, C].
 Values = Callable[[nn.Module, Tensor], Tensor]
 
@@ -75,6 +63,11 @@ class Calibration:
             name: [a - m >= MIN_SPAN for m, a in zip(self.neutral[name], self.anchor[name])]
             for name in self.neutral
         }
+
+    @classmethod
+    def of(cls, stored: Any) -> Calibration:
+        """From the JSON of :func:`dataclasses.asdict`."""
+        return cls(*({n: tuple(map(float, s)) for n, s in stored[part].items()} for part in ("neutral", "anchor")))
 
 
 def gate_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -173,8 +166,8 @@ def calibrate(
     Costs one encoding of the neutral prompts and anchors and a few matrix products; no U-Net call.
     """
     own = {n: values(layer, torch.stack([context, empty])) for n, layer in layers.items()}
-    key = cache.key(concept, tokens, context, empty, *own.values()) if cache else ""
-    if cache and (known := cache.read(key)):
+    key = cache.key("gate", VERSION, concept, tuple(tokens), context, empty, *own.values()) if cache else ""
+    if cache and (known := cache.read(key, Calibration.of)):
         return known
     prompts = [*NEUTRAL_PROMPTS, *(anchor.format(concept) for anchor in ANCHORS)]
     contexts = encode(prompts)
@@ -185,39 +178,5 @@ def calibrate(
         anchor[name] = tuple(s[len(NEUTRAL_PROMPTS) :].quantile(0.5, dim=0).tolist())
     calibration = Calibration(neutral, anchor)
     if cache:
-        cache.write(key, concept, calibration)
+        cache.write(key, asdict(calibration))
     return calibration
-
-
-class CalibrationCache:
-    """Calibrations on disk, a file each, named by everything that they depend on.
-
-    That is the concept's and the empty prompt's encodings and their values in the layers compared: with
-    another checkpoint, LoRA, hypernetwork, embedding or CLIP skip, some of these are others.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-
-    def key(self, concept: str, tokens: Sequence[int], *tensors: Tensor) -> str:
-        digest = hashlib.sha256(repr((VERSION, NEUTRAL_PROMPTS, ANCHORS, concept, tuple(tokens))).encode())
-        for tensor in tensors:
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
-
-    def read(self, key: str) -> Calibration | None:
-        """``None`` where there is none, or none that can be read."""
-        try:
-            stored = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-            return Calibration(
-                *(
-                    {n: tuple(map(float, row)) for n, row in stored[part].items()}
-                    for part in ("neutral", "anchor")
-                )
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-    def write(self, key: str, concept: str, calibration: Calibration) -> None:
-        stored = {"concept": concept, "neutral": calibration.neutral, "anchor": calibration.anchor}
-        write_atomically(self.folder / f"{key}.json", json.dumps(stored, indent=1))

@@ -37,7 +37,7 @@ def image_record(
 ) -> dict[str, Any]:
     """The journal's record of one image.
 
-    ``concepts`` holds each concept's largest presence, gate and share of all passes; ``passes`` the passes
+    ``concepts`` holds each concept's largest presence, gate, share and sight of all passes; ``passes`` the passes
     one by one, with the values by step. ``prompt`` is recorded only where the operator wants it.
     """
     record: dict[str, Any] = {
@@ -55,6 +55,8 @@ def image_record(
                 "presence": round(max(c.presence for c in same), 4),
                 "gate": round(max(c.gate for c in same), 4),
                 "share": round(max(c.share for c in same), 5),
+                "seen": max((round(c.seen, 4) for c in same if c.seen is not None), default=None),
+                "begun_anew": any(c.begun_anew for c in same),
             }
             for same in zip(*(part.evidence.concepts for part in passes))
         ],

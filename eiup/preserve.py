@@ -13,12 +13,9 @@ outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from .eraser import ConceptEraser
 from .errors import ErasureError
 
 # Shares of the sampler's calls.
@@ -54,6 +51,11 @@ class Twin:
         """The prediction ``x_0 [B, 4, H, W]`` of the next call, at this sigma or timestep."""
         self.predictions.append((noise_level, clean.clone()))
 
+    def rewind(self) -> None:
+        """The erased pass begins, or begins anew."""
+        self.difference = 0.0
+        self._next = 0
+
     def blend(self, noise_level: float, clean: Tensor) -> Tensor:
         """The blended prediction ``[B, 4, H, W]`` of the erased pass's next call.
 
@@ -74,22 +76,3 @@ class Twin:
             return clean
         inside = region(self.difference).to(clean)
         return inside * clean + (1 - inside) * twin
-
-
-def sample_with_twin(eraser: ConceptEraser, sample: Callable[[], Tensor]) -> Tensor:
-    """Sample the un-erased twin, and the erased images only where ``eraser`` would change something.
-
-    ``sample()`` gives the latents ``[B, 4, H, W]``, each time from the same noise. While
-    ``eraser.suspended``, its predictions are the twin's, to keep; afterwards, to blend.
-    """
-    eraser.suspended = True
-    twin = sample()
-    if not eraser.opened:
-        return twin
-    eraser.suspended = False
-    eraser.recorder.calls.clear()
-    # Stopped by the user, this ends at once, with nothing of the twin in it.
-    result = sample().clone()
-    for image in set(range(len(result))) - eraser.opened:
-        result[image] = twin[image]
-    return result

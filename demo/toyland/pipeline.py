@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from eiup.build import build_eraser
+from eiup.calibration import CalibrationCache
 from eiup.eraser import EncodedConcept
 from eiup.evidence import ImageEvidence
-from eiup.preserve import Twin, sample_with_twin
+from eiup.preserve import Twin
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
+from eiup.sampling import sample_erased
+from eiup.watch import Denoiser
 
 from .model import LatentDiffusion
 
@@ -85,10 +88,11 @@ def generate(
     steps: int = 25,
     cfg_scale: float = CFG_SCALE,
     negative_prompt: str | Sequence[str] = "",
+    cache: CalibrationCache | None = None,
 ) -> tuple[np.ndarray, dict[int, ImageEvidence]]:
     """Images ``[B, 128, 128, 3]`` uint8 under classifier-free guidance, and what was suppressed.
 
-    ``negative_prompt`` is one for all images, or one an image.
+    ``negative_prompt`` is one for all images, or one an image. Calibrations are kept in ``cache``.
     """
     count = len(prompts)
     negative = [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt
@@ -101,8 +105,10 @@ def generate(
             encode_concepts(model, request),
             empty,
             model.get_learned_conditioning,
+            Denoiser(lambda *call: predict(model, *call)[0], model.alphas_cumprod, LATENT_SHAPE),
             mode=request.mode,
             window=request.window,
+            cache=cache,
         )
 
     twin = Twin() if eraser is not None and request.preserve else None
@@ -126,5 +132,5 @@ def generate(
         return ddim(model, noise(seeds), guide, steps)
 
     with eraser or contextlib.nullcontext():
-        latents = sample() if twin is None else sample_with_twin(eraser, sample)
+        latents = sample() if eraser is None else sample_erased(eraser, sample, twin)
     return to_images(model, latents), eraser.evidence() if eraser is not None else {}

@@ -32,10 +32,14 @@ class ConceptEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Contexts ``[B, 77, C]`` of texts of at most 75 tokens, each encoded as a prompt of its own."""
+        conditioning = self.conditioning(texts)
+        return conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
+
+    def conditioning(self, texts: Sequence[str]) -> Tensor | dict[str, Tensor]:
+        """As the webui has it: contexts, for SDXL in a dict with a pooled vector of each text."""
         prompts = prompt_parser.SdConditioning(list(texts), **self.size)
         with torch.no_grad(), devices.autocast():
-            contexts = self.model.get_learned_conditioning(prompts)
-        return contexts["crossattn"] if isinstance(contexts, dict) else contexts  # SDXL's are a dict
+            return self.model.get_learned_conditioning(prompts)
 
     def concepts(self, concepts: Sequence[Concept], strength: float) -> tuple[list[EncodedConcept], Tensor]:
         """The concepts, each encoded alone, and the empty prompt's context ``[77, C]``.

@@ -18,12 +18,14 @@ from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoiserParams
 
 from .. import rows
 from ..build import build_eraser
+from ..calibration import CalibrationCache
 from ..eraser import ConceptEraser
 from ..errors import ErasureError, RequestError
 from ..evidence import ImageEvidence
-from ..gate import CalibrationCache
-from ..preserve import Twin, sample_with_twin
+from ..preserve import Twin
 from ..request import ErasureRequest
+from ..sampling import sample_erased
+from .denoising import denoiser_of
 from .encoding import ConceptEncoder, through_hypernetworks
 
 
@@ -61,33 +63,30 @@ class SamplingPass:
             self._attach()
             self.checkpoint = shared.sd_model.sd_model_hash
 
-            def checked_sample() -> Tensor:
+            if self.request.preserve:
+                self._refuse_refiner()
+                self._twin = Twin()
+            noise = NoiseState(self.p.rng)
+
+            def sample_from_the_same_noise() -> Tensor:
+                noise.restore()
                 result = sample(*args, **kwargs)
                 if self._failure is not None:
                     raise self._failure
                 return result
 
-            result = self._preserving(checked_sample) if self.request.preserve else checked_sample()
+            result = sample_erased(self._eraser, sample_from_the_same_noise, self._twin)
             self.evidence = self._eraser.evidence()
             return result
         finally:
             del self._running[id(sampler)]
             self._detach()
 
-    def _preserving(self, sample: Callable[[], Tensor]) -> Tensor:
-        """Sample the un-erased twin, and the erased images where it would have shown a concept."""
+    def _refuse_refiner(self) -> None:
         if getattr(self.p, "refiner_checkpoint_info", None) is not None:
             raise RequestError(
                 "preserve", True, "false where a refiner is used", "Switch one of the two off."
             )
-        noise = NoiseState(self.p.rng)
-        self._twin = Twin()
-
-        def sample_from_the_same_noise() -> Tensor:
-            noise.restore()
-            return sample()
-
-        return sample_with_twin(self._eraser, sample_from_the_same_noise)
 
     def _attach(self) -> None:
         model = shared.sd_model
@@ -100,16 +99,17 @@ class SamplingPass:
         encode = ConceptEncoder(model, self.p.width, self.p.height)
         concepts, empty = encode.concepts(self.request.concepts, self.request.strength)
         cache = CalibrationCache(Path(paths.data_path) / "cache" / "eiup")
+        denoiser = denoiser_of(model, encode.conditioning([""]), self.p.width, self.p.height)
         with torch.no_grad(), devices.autocast():
             eraser = build_eraser(
                 unet,
                 concepts,
                 empty,
                 encode,
+                denoiser,
                 mode=self.request.mode,
                 window=self.request.window,
                 context_transform=through_hypernetworks,
-                training_steps=len(model.alphas_cumprod),
                 cache=cache,
             )
         eraser.__enter__()
@@ -192,7 +192,7 @@ class SamplingPass:
         previous = self._eraser
         previous.__exit__(None, None, None)
         self._attach()
-        self._eraser.recorder.calls[:0] = previous.recorder.calls
+        self._eraser.take_over(previous)
 
     def _watch(self, inner: nn.Module) -> None:
         if inner is self._inner:

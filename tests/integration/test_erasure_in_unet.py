@@ -10,10 +10,13 @@ from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from eiup import attention
 from eiup.build import build_eraser
-from eiup.eraser import ConceptEraser, EncodedConcept
+from eiup.eraser import ESCALATION, ConceptEraser, EncodedConcept, text_cross_attention
 from eiup.errors import ErasureError, UnsupportedModelError
+from eiup.preserve import Twin
 from eiup.rows import Row, conditional_then_unconditional
+from eiup.sampling import sample_erased
 from eiup.schedule import Window
+from eiup.watch import Denoiser, Probe, Watch, watch_layers
 
 WIDTH = 48
 
@@ -306,17 +309,22 @@ def gated_eraser(unet, concepts, mode="adaptive", **options):
             contexts.append(next((known[word] for word in words if word in known), 0.3 * noise + EMPTY))
         return torch.stack(contexts)
 
-    return build_eraser(unet, concepts, EMPTY, encode, mode=mode, **options)
+    alphas = torch.linspace(0.9999, 0.005, 1000)
+    denoiser = Denoiser(
+        lambda x, t, c: unet(x, torch.full((len(x),), float(t)), context=c), alphas, (4, 16, 16)
+    )
+    eraser = build_eraser(unet, concepts, EMPTY, encode, denoiser, mode=mode, **options)
+    eraser.watch = None  # there is nothing to see in what a random model paints
+    return eraser
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "strict"])
-def test_a_gate_that_stays_shut_changes_no_bit_of_its_row(mode):
+def test_a_gate_that_stays_shut_changes_no_bit_of_its_row():
     unet = make_unet()
     concept = make_concept(weight=2.0)
     x, t, context = inputs(3)
     context = torch.stack([EMPTY, concept.context, EMPTY + 0.05 * context[2]])
     plain = unet(x, t, context=context)
-    with gated_eraser(unet, [concept], mode) as eraser:
+    with gated_eraser(unet, [concept]) as eraser:
         eraser.rows = tuple(Row(i, True, 1) for i in range(3))
         erased = unet(x, t, context=context)
     assert [not torch.equal(a, b) for a, b in zip(plain, erased)] == [False, True, False]
@@ -420,3 +428,82 @@ def test_a_suspended_eraser_changes_nothing_and_says_what_it_would_have():
         eraser.suspended = False
         eraser.rows = (Row(0, True, 1), Row(1, True, 1))
         assert not torch.equal(unet(x, t, context=context), plain)
+
+
+# ------------------------------------------------------------------------------------------ watch
+
+
+def watching(unet, q, mode="strict", weight=2.0):
+    """An eraser that sees its concepts with ``q[k]`` whatever the image shows."""
+    layers = watch_layers(text_cross_attention(unet))
+    width = sum(layer.to_q.in_features for layer in layers)
+    watch = Watch(layers, [Probe((0.0,) * width, -value) for value in q], torch.device("cpu"))
+    concepts = [make_concept(str(k), (1, 2), weight, k + 1) for k in range(len(q))]
+    eraser = gated_eraser(unet, concepts, "adaptive")
+    return ConceptEraser(unet, concepts, EMPTY, mode=mode, gate=eraser.gate, watch=watch)
+
+
+def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 300.0, 100.0)):
+    """A sampling pass of one image under ``eraser``, a row a call."""
+    passes.append([])
+    x = inputs(1)[0]
+    for timestep in timesteps:
+        if eraser is not None:
+            eraser.rows = (Row(0, True, 1),)
+        x = x - 0.1 * unet(x, torch.full((1,), timestep), context=context[None])
+        passes[-1].append(timestep)
+    return x
+
+
+def test_an_image_in_which_a_concept_is_seen_is_begun_anew_with_it_erased():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0], "adaptive")
+    with eraser:
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
+    # The first call late enough is the third; the next one would be of no use. Two escalations follow.
+    assert passes == [[900, 700, 500]] * 3 + [[900, 700, 500, 300, 100]]
+    constant = ConceptEraser(unet, [make_concept("0", (1, 2), 2.0 * ESCALATION**2, 1)], EMPTY)
+    with constant:
+        expected = denoise(unet, constant, EMPTY, [])
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    (seen,) = eraser.evidence()[0].concepts
+    assert (seen.gate, seen.begun_anew) == (1, True)
+    assert seen.seen == pytest.approx(1)
+
+
+def test_an_image_in_which_nothing_is_seen_is_sampled_once_and_without_change():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [0.1, 0.2], "adaptive")
+    with eraser:
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
+    assert len(passes) == 1
+    assert torch.equal(result, denoise(unet, None, EMPTY, []))
+    assert [c.begun_anew for c in eraser.evidence()[0].concepts] == [False, False]
+
+
+def test_a_concept_seen_in_the_last_call_is_erased_too():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0], "adaptive")
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes, (900.0, 500.0)))
+    assert len(passes) == 4
+
+
+def test_a_concept_of_weight_zero_is_not_looked_for():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0], weight=0.0)
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
+    assert len(passes) == 1
+
+
+def test_a_twin_is_sampled_whole_and_only_what_was_seen_is_erased():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0, 0.0], "adaptive")
+    twin = Twin()
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes), twin)
+    assert [len(p) for p in passes] == [5, 3, 3, 5]
+    first, second = eraser.evidence()[0].concepts
+    assert (first.begun_anew, second.begun_anew) == (True, False)
+    assert first.share > 0 and second.share == 0

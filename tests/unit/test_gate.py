@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from eiup.gate import (
-    ANCHORS,
-    MAX_FACTOR,
-    NEUTRAL_PROMPTS,
-    CalibrationCache,
-    PromptGate,
-    calibrate,
-    likeness,
-)
+from eiup.calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache
+from eiup.gate import MAX_FACTOR, PromptGate, calibrate, likeness
 
 WIDTH, LENGTH = 32, 8
 WORDS = ["star", "wizard", "night", "a", "picture", "of", "thing", "some", "art", "moon"]

@@ -29,11 +29,16 @@ def test_records_are_read_back(tmp_path):
 
 
 def test_an_image_of_two_passes_is_one_record_with_the_larger_values():
-    weaker = ConceptEvidence("star\n{}", 2.0, 0.3, 0.5, 0.05, (0.3,), (0.5,), (0.05,))
+    weaker = ConceptEvidence(
+        "star\n{}", 2.0, 0.3, 0.5, 0.05, (0.3,), (0.5,), (0.05,), seen=0.9, begun_anew=True
+    )
     hires = PassEvidence("hires", "def", ImageEvidence((0.6,), (weaker,), 1, 1))
     both = record(passes=(FIRST, hires))
     assert both["concepts"] == [
-        {"concept": "star\n{}", "weight": 2.0, "presence": 0.8, "gate": 1.0, "share": 0.05}
+        {
+            "concept": "star\n{}", "weight": 2.0, "presence": 0.8, "gate": 1.0, "share": 0.05,
+            "seen": 0.9, "begun_anew": True,
+        }
     ]
     assert [(p["pass"], p["checkpoint"], p["rows"]) for p in both["passes"]] == [
         ("first", "abc", 2),

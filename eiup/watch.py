@@ -1,0 +1,221 @@
+"""The watch: whether a concept is forming in an image, told from the image and not from the prompt.
+
+A prompt may bring a concept in by a way of its own, which has nothing of the concept's text. But once about
+a third of the noise schedule is done, the U-Net's features say at each position what is forming there. With
+``h`` the features that enter the first text cross-attention layers of the up path, side by side, a linear
+discriminant tells the concept's positions from all others::
+
+    v = (C + shrinkage)^-1 (mu_1 - mu_0)
+    q = max over positions of <v, h - mu_0> / A         about 1 in images that show the concept
+
+``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
+change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over all
+positions of images without it: the same prompts, and neutral ones, with the concept erased. ``A`` is the
+median of the maximum over the former.
+
+An image whose ``q`` reaches ``BOUND`` is begun anew from its noise, with the concept erased in it; one that
+still shows it is begun anew once more, with a larger weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
+from .rows import Rows, conditional_then_unconditional
+
+VERSION = 1
+# Sampling progress at which images are looked at.
+WATCHED_AT = 0.36
+BOUND = 0.7
+LAYERS = 2
+SHRINKAGE = 0.05
+# Of the largest change that erasing makes to the clean prediction: where the concept is.
+REGION = 0.5
+
+# How probes are made: images of each anchor, denoiser calls before the look, guidance and weight.
+IMAGES_PER_ANCHOR = 3
+CALLS = 6
+CFG_SCALE = 6.0
+WEIGHT = 2.0
+BATCH = 8
+
+
+class ConceptForming(Exception):
+    """Ends a sampling pass in which a concept was seen to form, so that it is begun anew."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """The model as a probe is made with it.
+
+    ``predict(x [B, *shape], timestep, contexts [B, T, C])`` is the predicted noise, without guidance;
+    ``shape`` that of latents, ``(channels, height, width)``.
+    """
+
+    predict: Callable[[Tensor, int, Tensor], Tensor]
+    alphas_cumprod: Tensor
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """``q = max over positions of <direction, h> - offset``, for features ``h [D]``."""
+
+    direction: tuple[float, ...]
+    offset: float
+
+    @classmethod
+    def of(cls, stored: Any) -> Probe:
+        """From the JSON of :func:`dataclasses.asdict`."""
+        return cls(tuple(map(float, stored["direction"])), float(stored["offset"]))
+
+
+def watch_layers(layers: Mapping[str, nn.Module]) -> list[nn.Module]:
+    """The layers whose features are looked at: the first of the up path, where images are smallest."""
+    up = [layer for name, layer in layers.items() if name.startswith("output_blocks")]
+    return (up or list(layers.values()))[:LAYERS]
+
+
+class Watch:
+    """The probes of several concepts on one model."""
+
+    def __init__(self, layers: Sequence[nn.Module], probes: Sequence[Probe], device: torch.device):
+        self.layers = tuple(layers)
+        self._directions = torch.tensor([probe.direction for probe in probes], device=device)
+        self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
+
+    def __call__(self, features: Mapping[nn.Module, Tensor], rows: slice | Tensor) -> Tensor:
+        """``q [R, K]`` of the ``rows`` of a batch with these features ``[B, N, D_layer]`` by layer."""
+        h = torch.cat([features[layer][rows].float() for layer in self.layers], dim=-1)
+        return (h @ self._directions.T).amax(dim=1) - self._offsets
+
+
+# ------------------------------------------------------------------------------------------- probes
+
+
+def make_probe(
+    concept: str,
+    tokens: Sequence[int],
+    pair: Tensor,
+    values: Sequence[Tensor],
+    layers: Sequence[nn.Module],
+    encode: Encode,
+    denoiser: Denoiser,
+    erase: Callable[[], Any],
+    cache: CalibrationCache | None = None,
+) -> Probe:
+    """The probe of ``concept``, made or read from ``cache``.
+
+    ``pair [2, T, C]`` are the contexts of the concept, with its own ``tokens``, and of the empty prompt;
+    ``values`` what the U-Net's layers make of them, by which the cache knows the model. ``erase()`` is a context manager that erases the concept with the weight ``WEIGHT`` while it is entered,
+    and wants the rows of each U-Net call in its ``rows``. Costs about a thousand rows of U-Net calls.
+    """
+    constants = (VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, IMAGES_PER_ANCHOR, CALLS, CFG_SCALE, WEIGHT)
+    key = cache.key(constants, concept, tuple(tokens), denoiser.shape, pair, *values) if cache else ""
+    if cache and (known := cache.read(key, Probe.of)):
+        return known
+    sampling = _Sampling(layers, denoiser, pair[1])
+    anchors = encode([a.format(concept) for a in ANCHORS]).repeat_interleave(IMAGES_PER_ANCHOR, 0)
+    shown, clean = sampling(anchors, seed=1)
+    erased, erased_clean = sampling(anchors, seed=1, erase=erase)
+    neutral, _ = sampling(encode(list(NEUTRAL_PROMPTS)), seed=1001, erase=erase)
+    probe = fit(shown, _region(clean - erased_clean, shown.shape[1]), torch.cat([erased, neutral]))
+    if cache:
+        cache.write(key, asdict(probe))
+    return probe
+
+
+def fit(shown: Tensor, where: Tensor, without: Tensor) -> Probe:
+    """The discriminant between the features ``shown [B, N, D]`` at ``where [B, N]`` and those of images
+    ``without [M, N, D]`` the concept."""
+    background = without.flatten(0, 1)
+    mean = background.mean(0)
+    centred = background - mean
+    covariance = centred.T @ centred / len(centred)
+    ridge = covariance.diagonal().mean().clamp_min(1e-12) * torch.eye(len(mean), device=mean.device)
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * ridge
+    direction = torch.linalg.solve(covariance, shown[where].mean(0) - mean)
+    highest = ((shown - mean) @ direction).amax(dim=1).quantile(0.5).clamp_min(1e-12)
+    direction = direction / highest
+    return Probe(tuple(direction.tolist()), float(mean @ direction))
+
+
+def _region(change: Tensor, positions: int) -> Tensor:
+    """Where ``change [B, C, H, W]`` is large, in ``positions`` of a smaller square map: ``[B, N]``."""
+    energy = change.square().sum(dim=1, keepdim=True)
+    energy = F.avg_pool2d(F.pad(energy, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
+    return energy >= REGION * energy.amax(dim=1, keepdim=True)
+
+
+class _Sampling:
+    """Samples up to ``WATCHED_AT`` by DDIM (arXiv 2010.02502, eta 0), for features and clean predictions."""
+
+    def __init__(self, layers: Sequence[nn.Module], denoiser: Denoiser, empty: Tensor):
+        self.layers, self.denoiser, self.empty = layers, denoiser, empty
+        last = len(denoiser.alphas_cumprod) - 1
+        self.timesteps = [round(last * (1 - WATCHED_AT * call / CALLS)) for call in range(CALLS + 1)]
+
+    def __call__(
+        self, contexts: Tensor, seed: int, erase: Callable[[], Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features ``[B, N, D]`` and clean predictions ``[B, *shape]`` of contexts ``[B, T, C]``; image ``i``
+        begins with the noise of ``seed + i``."""
+        parts = []
+        for start in range(0, len(contexts), BATCH):
+            part = contexts[start : start + BATCH]
+            generators = (torch.Generator().manual_seed(seed + start + i) for i in range(len(part)))
+            noise = torch.stack([torch.randn(self.denoiser.shape, generator=g) for g in generators])
+            if erase is None:
+                parts.append(self._sample(part, noise.to(part.device)))
+            else:
+                with erase() as eraser:
+                    parts.append(self._sample(part, noise.to(part.device), eraser))
+        features, clean = zip(*parts)
+        return torch.cat(features), torch.cat(clean)
+
+    def _sample(self, contexts: Tensor, x: Tensor, eraser: Any = None) -> tuple[Tensor, Tensor]:
+        count = len(contexts)
+        both = torch.cat([contexts, self.empty.expand_as(contexts)])
+        rows: Rows = conditional_then_unconditional(count, CFG_SCALE)
+        seen: dict[nn.Module, Tensor] = {}
+        for timestep, following in zip(self.timesteps, [*self.timesteps[1:], None]):
+            alpha = self.denoiser.alphas_cumprod[timestep].to(x.device, torch.float32)
+            if eraser is not None:
+                eraser.rows = rows
+            with _KeepingInputs(self.layers, seen):
+                noise = self.denoiser.predict(torch.cat([x, x]), timestep, both).float()
+            conditional, unconditional = noise.chunk(2)
+            noise = unconditional + CFG_SCALE * (conditional - unconditional)
+            clean = (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+            if following is not None:
+                alpha = self.denoiser.alphas_cumprod[following].to(x.device, torch.float32)
+                x = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        return torch.cat([seen[layer][:count].float() for layer in self.layers], dim=-1), clean
+
+
+class _KeepingInputs:
+    """While entered, what enters ``to_q`` of each of ``layers`` is kept in ``into``."""
+
+    def __init__(self, layers: Sequence[nn.Module], into: dict[nn.Module, Tensor]):
+        self.layers, self.into = layers, into
+
+    def __enter__(self) -> None:
+        self._handles = [layer.to_q.register_forward_pre_hook(self._keep(layer)) for layer in self.layers]
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep(self, layer: nn.Module) -> Callable:
+        def hook(module: nn.Module, args: tuple) -> None:
+            self.into[layer] = args[0]
+
+        return hook

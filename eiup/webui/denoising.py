@@ -1,0 +1,40 @@
+"""The webui's model as probes are made with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..watch import Denoiser
+
+# Latents of probes are square, of about the images' area, in these steps and at most this large.
+_STEP, _LARGEST = 16, 64
+
+
+def denoiser_of(model: nn.Module, empty: Any, width: int, height: int) -> Denoiser:
+    """``empty`` is what the webui's text encoder makes of one empty prompt; its pooled vector, where there is
+    one (SDXL), serves for all prompts. Further channels of the U-Net's input (inpainting) are zeros."""
+    unet = model.model.diffusion_model
+    channels = unet.out_channels
+    side = _STEP * round((width * height) ** 0.5 / 8 / _STEP)
+    side = min(max(side, _STEP), _LARGEST)
+    alphas = model.alphas_cumprod.float()
+
+    def predict(x: Tensor, timestep: int, contexts: Tensor) -> Tensor:
+        t = torch.full((len(x),), timestep, device=x.device)
+        if isinstance(empty, dict):
+            vector = empty["vector"][:1].expand(len(x), -1)
+            cond: dict[str, Any] = {"crossattn": contexts, "vector": vector}
+        else:
+            cond = {"c_crossattn": [contexts]}
+        if (more := unet.in_channels - channels) > 0:
+            cond["c_concat"] = [x.new_zeros(len(x), more, *x.shape[2:])]
+        output = model.apply_model(x, t, cond).float()
+        if getattr(model, "parameterization", "eps") != "v":
+            return output
+        alpha = alphas[timestep].to(x.device)
+        return alpha.sqrt() * output + (1 - alpha).sqrt() * x
+
+    return Denoiser(predict, alphas, (channels, side, side))

@@ -1,0 +1,107 @@
+"""The watch on features made by hand."""
+
+import pytest
+import torch
+
+from eiup.calibration import CalibrationCache
+from eiup.watch import BOUND, IMAGES_PER_ANCHOR, Denoiser, Probe, Watch, fit, make_probe
+
+WIDTH, POSITIONS = 16, 9
+SIGN = torch.eye(WIDTH)[3] * 8.0
+
+
+def images(count, shown, seed):
+    """Features that are noise; where ``shown``, one position of each image has the sign of the concept."""
+    features = torch.randn(count, POSITIONS, WIDTH, generator=torch.Generator().manual_seed(seed))
+    where = torch.zeros(count, POSITIONS, dtype=torch.bool)
+    where[range(count), [i % POSITIONS for i in range(count)]] = True
+    if shown:
+        features[where] += SIGN
+    return features, where
+
+
+def watch_with(*probes):
+    layer = torch.nn.Identity()
+    watch = Watch([layer], probes, torch.device("cpu"))
+    return lambda features: watch({layer: features}, slice(None))
+
+
+def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():
+    shown, where = images(12, True, 0)
+    probe = fit(shown, where, images(40, False, 1)[0])
+    see = watch_with(probe)
+    assert see(shown)[:, 0].median() == pytest.approx(1, abs=1e-4)
+    assert (see(images(30, True, 2)[0])[:, 0] >= BOUND).all()
+    assert (see(images(30, False, 3)[0])[:, 0] < BOUND).all()
+
+
+def test_concepts_are_seen_each_by_its_own_probe():
+    shown, where = images(12, True, 0)
+    probe = fit(shown, where, images(40, False, 1)[0])
+    blind = Probe((0.0,) * WIDTH, 0.0)
+    q = watch_with(blind, probe)(shown)
+    assert (q[:, 0] == 0).all()
+    assert (q[:, 1] > 0.5).all()
+
+
+class Painter(torch.nn.Module):
+    """A denoiser whose features tell whether the context names a star: a layer with a ``to_q``."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_q = torch.nn.Identity()
+        self.rows, self.calls, self.erasing = None, 0, False
+
+    def predict(self, x, timestep, contexts):
+        self.calls += len(x)
+        named = contexts[:, 1, 0] > 0
+        features = x.flatten(2).transpose(1, 2).repeat(1, 1, WIDTH // 4)
+        noise = x.clone()
+        if not self.erasing:
+            features[named, 4] += SIGN
+            noise[named, :, 1, 1] -= 3.0
+        self.to_q(features)
+        return noise
+
+    def __enter__(self):
+        self.erasing = True
+        return self
+
+    def __exit__(self, *error):
+        self.erasing = False
+
+
+def encode(texts):
+    contexts = torch.zeros(len(texts), 3, 2)
+    contexts[["star" in text for text in texts], 1] = 1.0
+    return contexts
+
+
+def probe_of(painter, cache=None, values=1.0):
+    alphas = torch.linspace(0.9999, 0.005, 1000)
+    pair = encode(["star", ""])
+    denoiser = Denoiser(painter.predict, alphas, (4, 3, 3))
+    return make_probe(
+        "star", (1,), pair, [torch.tensor(values)], [painter], encode, denoiser, lambda: painter, cache
+    )
+
+
+def test_a_probe_is_made_from_images_with_and_without_the_concept():
+    probe = probe_of(Painter())
+    features = torch.randn(8, 9, WIDTH, generator=torch.Generator().manual_seed(7)) * 0.5
+    with_concept = features.clone()
+    with_concept[:, 2] += SIGN
+    see = watch_with(probe)
+    assert see(with_concept)[:, 0].min() > see(features)[:, 0].max()
+
+
+def test_a_probe_is_read_back_from_its_file_and_made_anew_for_another_model(tmp_path):
+    cache = CalibrationCache(tmp_path)
+    painter = Painter()
+    first = probe_of(painter, cache)
+    made = painter.calls
+    assert made >= 2 * IMAGES_PER_ANCHOR
+    assert probe_of(painter, cache) == first
+    assert painter.calls == made
+    probe_of(painter, cache, values=1.01)
+    assert painter.calls == 2 * made
