@@ -19,7 +19,7 @@ from .eraser import (
 )
 from .gate import PromptGate, calibrate, gate_layers
 from .schedule import Window
-from .watch import WEIGHT, Denoiser, Watch, make_probe, watch_layers
+from .watch import WEIGHT, Denoiser, Probe, ProbeMaker, Watch, watch_layers
 
 
 def build_eraser(
@@ -45,23 +45,26 @@ def build_eraser(
     compared = gate_layers(layers)
     values = layer_values(context_transform)
     gate = watch = None
-    if mode == "adaptive":
+    if mode in ("adaptive", "strict"):
         calibrations = [
             calibrate(c.name, c.context, c.tokens, empty, compared, values, encode, cache) for c in concepts
         ]
         contexts = torch.stack([c.context for c in concepts])
         gate = PromptGate(compared, values, contexts, [c.tokens for c in concepts], empty, calibrations)
-    if mode in ("adaptive", "strict"):
+    if mode == "adaptive":
         looked_at = watch_layers(layers)
+        make_probe = ProbeMaker(looked_at, empty, encode, denoiser, cache)
 
-        def probe_of(concept: EncodedConcept):
-            alone = [replace(concept, weight=WEIGHT)]
+        def probe_of(concept: EncodedConcept) -> Probe:
             pair = torch.stack([concept.context, empty])
+            # By the values that its layers make of a concept, a model is known from others.
+            depends_on = (concept.tokens, pair, *(values(layer, pair) for layer in layers.values()))
+            alone = [replace(concept, weight=WEIGHT)]
             return make_probe(
-                concept.name, concept.tokens, pair, [values(layer, pair) for layer in layers.values()],
-                looked_at, encode, denoiser,
-                lambda: ConceptEraser(unet, alone, empty, None, context_transform, training_steps), cache,
-            )  # fmt: skip
+                concept.name,
+                depends_on,
+                lambda: ConceptEraser(unet, alone, empty, None, context_transform, training_steps),
+            )
 
         watch = Watch(looked_at, [probe_of(concept) for concept in concepts], empty.device)
     return ConceptEraser(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal
 
@@ -21,10 +21,11 @@ from .watch import BOUND, WATCHED_AT, ConceptForming, Watch
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
 
-# Where a concept is seen to form although it is erased, it is erased with this much more weight ...
+# Where an image shows so much of what was seen before erasing, the concept is erased with more weight ...
+UNCHANGED = 0.7
 ESCALATION = 1.5
-# ... and so many times more at most.
-MOST_ESCALATIONS = 2
+# ... so many times at most.
+MOST_ESCALATIONS = 1
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class ConceptEraser:
     generated with a row that was silently left out. ``empty [T, C]`` is the context of the empty prompt.
 
     ``mode`` is how the weight of a correction is found: ``constant`` (the paper), ``adaptive`` (needs a
-    ``gate``), ``strict`` (constant, with a ``watch``) or ``projection``.
+    ``gate``), ``strict`` (the gate counts as open) or ``projection``.
 
     With a ``watch``, the images are looked at once a sampling pass. Where a concept is seen to form, the
     next U-Net call raises :class:`eiup.watch.ConceptForming`; sampling is to be begun anew from the same
@@ -168,8 +169,8 @@ class ConceptEraser:
         gate: PromptGate | None = None,
         watch: Watch | None = None,
     ):
-        if mode == "adaptive" and gate is None or mode == "strict" and watch is None:
-            raise ValueError(f"the mode {mode} needs a {'gate' if mode == 'adaptive' else 'watch'}")
+        if mode in ("adaptive", "strict") and gate is None:
+            raise ValueError(f"the mode {mode} needs a gate")
         self.unet = unet
         self.concepts = tuple(concepts)
         self.empty = empty
@@ -177,14 +178,14 @@ class ConceptEraser:
         self.context_transform = context_transform or (lambda layer, contexts: (contexts, contexts))
         self.training_steps = training_steps
         self.mode = mode
-        self.gate = gate if mode == "adaptive" else None
-        self.watch = watch if mode in ("adaptive", "strict") else None
+        self.gate = gate if mode in ("adaptive", "strict") else None
+        self.watch = watch if mode == "adaptive" else None
         self.layers = text_cross_attention(unet)
         self.rows: Rows | None = None
         self.suspended = False
         self.opened: set[int] = set()
         # How clearly concepts were seen in an image at most, by its index, and how often the weight of one was
-        # raised for it, by both indices; with 0 times, it is erased though the gate may be shut.
+        # raised for it, by both indices; with 0 times, it is erased though the gate is shut.
         self.seen: dict[int, Tensor] = {}
         self.escalations: dict[tuple[int, int], int] = {}
         self._newly_seen: dict[tuple[int, int], int] = {}
@@ -308,9 +309,11 @@ class ConceptEraser:
             image = call.rows[call.erased[row]].image
             self.seen[image] = torch.maximum(self.seen[image], q) if image in self.seen else q
             for k in ((q >= BOUND) & (self._weights > 0)).nonzero().flatten().tolist():
-                erased = not self.suspended and float(call.gate[row, k]) == 1
-                times = self.escalations.get((image, k), 0) + 1 if erased else 0
-                if times <= MOST_ESCALATIONS:
+                times = self.escalations.get((image, k), -1) + 1
+                # Where the prompt opened the gate, nobody knows what the image would show without erasing.
+                unseen = times == 0 and float(call.gate[row, k]) < 1
+                unchanged = 0 < times <= MOST_ESCALATIONS and q[k] >= UNCHANGED * self.seen[image][k]
+                if unseen or unchanged:
                     self._newly_seen[image, k] = times
                     self.opened.add(image)
 
@@ -321,6 +324,8 @@ class ConceptEraser:
             if known.shape == contexts.shape and torch.equal(known, contexts):
                 return decision
         decision = self.gate(contexts)
+        if self.mode == "strict":
+            decision = replace(decision, gate=torch.ones_like(decision.gate))
         self._decided = (contexts.clone(), decision)
         return decision
 

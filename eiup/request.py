@@ -31,9 +31,9 @@ _ALWAYS_IN_INFOTEXT = ("strength", "mode")
 # How the weight of a correction is found, each in a sentence.
 MODES = {
     "constant": "Suppresses with one weight in every image, also where the concept is not (the paper).",
-    "adaptive": "(Experimental) Erases only where a prompt brings the concept in.",
-    "strict": "(Experimental) Like adaptive, with a second check inside the model.",
-    "projection": "(Experimental) Takes the concept's direction out of the attention.",
+    "adaptive": "Erases only where the prompt brings the concept in or the image is seen to form it.",
+    "strict": "Suppresses in every image, and more where the prompt emphasises the concept.",
+    "projection": "Takes the concept's direction out of the attention.",
 }
 
 

@@ -10,11 +10,11 @@ discriminant tells the concept's positions from all others::
 
 ``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
 change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over all
-positions of images without it: the same prompts, and neutral ones, with the concept erased. ``A`` is the
-median of the maximum over the former.
+positions of other images: the same with the concept erased, and those of neutral prompts. ``A`` is the median
+over the images that name it.
 
-An image whose ``q`` reaches ``BOUND`` is begun anew from its noise, with the concept erased in it; one that
-still shows it is begun anew once more, with a larger weight.
+An image whose ``q`` reaches ``BOUND`` is begun anew from its noise, with the concept erased in it; one in
+which that hardly lowered ``q`` is begun anew once more, with a larger weight.
 """
 
 from __future__ import annotations
@@ -33,18 +33,24 @@ from .rows import Rows, conditional_then_unconditional
 VERSION = 1
 # Sampling progress at which images are looked at.
 WATCHED_AT = 0.36
-BOUND = 0.7
+BOUND = 0.6
 LAYERS = 2
 SHRINKAGE = 0.05
 # Of the largest change that erasing makes to the clean prediction: where the concept is.
 REGION = 0.5
 
-# How probes are made: images of each anchor, denoiser calls before the look, guidance and weight.
+# How probes are made: images of each anchor and neutral prompt, denoiser calls before the look, guidance and
+# the weight of erasing.
 IMAGES_PER_ANCHOR = 3
+IMAGES_PER_NEUTRAL = 2
 CALLS = 6
 CFG_SCALE = 6.0
 WEIGHT = 2.0
 BATCH = 8
+_CONSTANTS = (
+    "probe", VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, IMAGES_PER_ANCHOR, IMAGES_PER_NEUTRAL, CALLS,
+    CFG_SCALE, WEIGHT,
+)  # fmt: skip
 
 
 class ConceptForming(Exception):
@@ -100,36 +106,44 @@ class Watch:
 # ------------------------------------------------------------------------------------------- probes
 
 
-def make_probe(
-    concept: str,
-    tokens: Sequence[int],
-    pair: Tensor,
-    values: Sequence[Tensor],
-    layers: Sequence[nn.Module],
-    encode: Encode,
-    denoiser: Denoiser,
-    erase: Callable[[], Any],
-    cache: CalibrationCache | None = None,
-) -> Probe:
-    """The probe of ``concept``, made or read from ``cache``.
+class ProbeMaker:
+    """Makes probes on one model, whose ``layers`` are looked at and whose empty prompt is ``empty [T, C]``.
 
-    ``pair [2, T, C]`` are the contexts of the concept, with its own ``tokens``, and of the empty prompt;
-    ``values`` what the U-Net's layers make of them, by which the cache knows the model. ``erase()`` is a context manager that erases the concept with the weight ``WEIGHT`` while it is entered,
-    and wants the rows of each U-Net call in its ``rows``. Costs about a thousand rows of U-Net calls.
+    A probe costs about 300 rows of U-Net calls, and the first one as many more for neutral prompts.
     """
-    constants = (VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, IMAGES_PER_ANCHOR, CALLS, CFG_SCALE, WEIGHT)
-    key = cache.key(constants, concept, tuple(tokens), denoiser.shape, pair, *values) if cache else ""
-    if cache and (known := cache.read(key, Probe.of)):
-        return known
-    sampling = _Sampling(layers, denoiser, pair[1])
-    anchors = encode([a.format(concept) for a in ANCHORS]).repeat_interleave(IMAGES_PER_ANCHOR, 0)
-    shown, clean = sampling(anchors, seed=1)
-    erased, erased_clean = sampling(anchors, seed=1, erase=erase)
-    neutral, _ = sampling(encode(list(NEUTRAL_PROMPTS)), seed=1001, erase=erase)
-    probe = fit(shown, _region(clean - erased_clean, shown.shape[1]), torch.cat([erased, neutral]))
-    if cache:
-        cache.write(key, asdict(probe))
-    return probe
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        empty: Tensor,
+        encode: Encode,
+        denoiser: Denoiser,
+        cache: CalibrationCache | None = None,
+    ):
+        self.encode, self.denoiser, self.cache = encode, denoiser, cache
+        self._sample = _Sampling(layers, denoiser, empty)
+        self._neutral: Tensor | None = None
+
+    def __call__(self, concept: str, depends_on: Sequence[Any], erase: Callable[[], Any]) -> Probe:
+        """The probe of ``concept``, made or read from the cache, which has one for each ``depends_on``.
+
+        ``erase()`` is a context manager that erases the concept with the weight ``WEIGHT`` while it is
+        entered, and wants the rows of each U-Net call in its ``rows``.
+        """
+        key = self.cache.key(*_CONSTANTS, concept, self.denoiser.shape, *depends_on) if self.cache else ""
+        if self.cache and (known := self.cache.read(key, Probe.of)):
+            return known
+        if self._neutral is None:
+            texts = self.encode(list(NEUTRAL_PROMPTS)).repeat_interleave(IMAGES_PER_NEUTRAL, 0)
+            self._neutral, _ = self._sample(texts, seed=1001)
+        anchors = self.encode([a.format(concept) for a in ANCHORS]).repeat_interleave(IMAGES_PER_ANCHOR, 0)
+        shown, clean = self._sample(anchors, seed=1)
+        erased, erased_clean = self._sample(anchors, seed=1, erase=erase)
+        where = _region(clean - erased_clean, shown.shape[1])
+        probe = fit(shown, where, torch.cat([erased, self._neutral]))
+        if self.cache:
+            self.cache.write(key, asdict(probe))
+        return probe
 
 
 def fit(shown: Tensor, where: Tensor, without: Tensor) -> Probe:
