@@ -23,11 +23,14 @@ import eiup
 from demo.toyland.model import LatentDiffusion
 from demo.toyland.pipeline import CFG_SCALE, ddim, generate, noise, predict, to_images
 from eiup.attention import attention, merge_heads, split_heads
+from eiup.calibration import CalibrationCache
 from eiup.concepts import Concept
 from eiup.eraser import text_cross_attention
 from eiup.request import FIELD, ErasureRequest
 
 from .cases import BenchCase
+
+CALIBRATIONS = Path(__file__).parent / "out" / "calibrations"
 
 Generate = Callable[[LatentDiffusion, Sequence[BenchCase], int], np.ndarray]
 
@@ -66,7 +69,10 @@ def erasing(name: str, description: str, source: str = "this project", **fields:
     def run(model: LatentDiffusion, cases: Sequence[BenchCase], steps: int) -> np.ndarray:
         request = ErasureRequest(True, (Concept(concept_of(cases)),), **fields)
         prompts, negative, seeds = _columns(cases)
-        return generate(model, prompts, seeds, request, steps=steps, negative_prompt=negative)[0]
+        cache = CalibrationCache(CALIBRATIONS)
+        return generate(
+            model, prompts, seeds, request, steps=steps, negative_prompt=negative, cache=cache
+        )[0]
 
     settings = {**asdict(ErasureRequest(**fields)), "code": _code_of_eiup()}
     return Method(name, description, source, run, settings)
@@ -440,7 +446,7 @@ _ALL = (
         _INHIBITORS,
     ),
     erasing("eiup-constant", "EIUP at the default strength", _EIUP, mode="constant"),
-    erasing("eiup-adaptive", "EIUP, gated by the prompt", _EIUP, mode="adaptive"),
+    erasing("eiup-adaptive", "EIUP where the prompt or the image asks for it", _EIUP, mode="adaptive"),
     erasing("eiup-preserve", "eiup-adaptive that preserves", _EIUP, mode="adaptive", preserve=True),
 )
 METHODS = {method.name: method for method in _ALL}

@@ -33,7 +33,7 @@ from .rows import Rows, conditional_then_unconditional
 VERSION = 1
 # Sampling progress at which images are looked at.
 WATCHED_AT = 0.36
-BOUND = 0.6
+BOUND = 0.62
 LAYERS = 2
 SHRINKAGE = 0.05
 # Of the largest change that erasing makes to the clean prediction: where the concept is.
