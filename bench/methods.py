@@ -70,9 +70,7 @@ def erasing(name: str, description: str, source: str = "this project", **fields:
         request = ErasureRequest(True, (Concept(concept_of(cases)),), **fields)
         prompts, negative, seeds = _columns(cases)
         cache = CalibrationCache(CALIBRATIONS)
-        return generate(
-            model, prompts, seeds, request, steps=steps, negative_prompt=negative, cache=cache
-        )[0]
+        return generate(model, prompts, seeds, request, steps=steps, negative_prompt=negative, cache=cache)[0]
 
     settings = {**asdict(ErasureRequest(**fields)), "code": _code_of_eiup()}
     return Method(name, description, source, run, settings)

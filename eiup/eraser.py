@@ -184,8 +184,8 @@ class ConceptEraser:
         self.rows: Rows | None = None
         self.suspended = False
         self.opened: set[int] = set()
-        # How clearly concepts were seen in an image at most, by its index, and how often the weight of one was
-        # raised for it, by both indices; with 0 times, it is erased though the gate is shut.
+        # By an image's index, how clearly concepts were seen in it at most; by that and a concept's, how
+        # often its weight was raised there. With 0 times, it is erased though the gate is shut.
         self.seen: dict[int, Tensor] = {}
         self.escalations: dict[tuple[int, int], int] = {}
         self._newly_seen: dict[tuple[int, int], int] = {}

@@ -67,7 +67,8 @@ class Calibration:
     @classmethod
     def of(cls, stored: Any) -> Calibration:
         """From the JSON of :func:`dataclasses.asdict`."""
-        return cls(*({n: tuple(map(float, s)) for n, s in stored[part].items()} for part in ("neutral", "anchor")))
+        tables = (stored["neutral"], stored["anchor"])
+        return cls(*({name: tuple(map(float, s)) for name, s in table.items()} for table in tables))
 
 
 def gate_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

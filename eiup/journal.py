@@ -37,8 +37,8 @@ def image_record(
 ) -> dict[str, Any]:
     """The journal's record of one image.
 
-    ``concepts`` holds each concept's largest presence, gate, share and sight of all passes; ``passes`` the passes
-    one by one, with the values by step. ``prompt`` is recorded only where the operator wants it.
+    ``concepts`` holds each concept's largest presence, gate, share and sight of all passes; ``passes`` the
+    passes one by one, with the values by step. ``prompt`` is recorded only where the operator wants it.
     """
     record: dict[str, Any] = {
         "v": JOURNAL_VERSION,

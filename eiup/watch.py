@@ -53,7 +53,7 @@ _CONSTANTS = (
 )  # fmt: skip
 
 
-class ConceptForming(Exception):
+class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
     """Ends a sampling pass in which a concept was seen to form, so that it is begun anew."""
 
 

@@ -11,11 +11,10 @@ UNRELATED = "a car in the snow"
 PRESERVING = erasing("star", mode="adaptive", preserve=True)
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "strict"])
-def test_an_unrelated_image_stays_as_it_was(webui, mode):
+def test_an_unrelated_image_stays_as_it_was(webui):
     payload = scene(prompt=UNRELATED)
     plain = webui.txt2img(**payload)
-    erased = webui.txt2img(**payload, **erasing("star", mode=mode))
+    erased = webui.txt2img(**payload, **erasing("star", mode="adaptive"))
     assert same(erased.images[0], plain.images[0])
     assert "EIUP" in erased.infotexts[0]
 

@@ -7,7 +7,7 @@ import pytest
 from demo.cases import cases
 from demo.toyland.oracle import WEIGHTS, load_oracle
 from demo.toyland.world import IMPLICIT_CONCEPTS
-from tests.e2e.support import erasing, scene
+from tests.e2e.support import erasing, same, scene
 
 IMAGES = 8
 
@@ -26,16 +26,29 @@ def judge(webui, oracle, group, **more):
     return oracle.judge([webui.txt2img(**payload).images[0] for payload in payloads])
 
 
-@pytest.mark.parametrize("concept", IMPLICIT_CONCEPTS)
-def test_a_concept_that_the_prompt_does_not_name_is_erased(webui, oracle, concept):
+@pytest.mark.parametrize(
+    ("concept", "mode"), [*((concept, "constant") for concept in IMPLICIT_CONCEPTS), ("stamp", "adaptive")]
+)
+def test_a_concept_that_the_prompt_does_not_name_is_erased(webui, oracle, concept, mode):
     group = cases(concept, "implicit", IMAGES)
     assert not any(concept in case["prompt"] for case in group)
     before = judge(webui, oracle, group)
-    after = judge(webui, oracle, group, **erasing(concept))
+    after = judge(webui, oracle, group, **erasing(concept, mode=mode))
     assert sum(judgement.shows(concept) for judgement in before) >= IMAGES - 2
     assert sum(judgement.shows(concept) for judgement in after) <= 1
     kept = sum(judgement.subject == case["subject"] for judgement, case in zip(after, group))
     assert kept >= IMAGES - 1
+
+
+@pytest.mark.parametrize("concept", IMPLICIT_CONCEPTS)
+def test_adaptive_erasure_keeps_nearly_every_image_that_shows_nothing_of_the_concept(webui, concept):
+    same_as_before = []
+    for case in cases(concept, "unrelated", IMAGES):
+        payload = scene(prompt=case["prompt"], seed=case["seed"], steps=20)
+        before = webui.txt2img(**payload)
+        after = webui.txt2img(**payload, **erasing(concept, mode="adaptive"))
+        same_as_before.append(same(after.images[0], before.images[0]))
+    assert sum(same_as_before) >= IMAGES - 2
 
 
 def test_a_concept_that_the_prompt_names_is_erased(webui, oracle):

@@ -507,4 +507,5 @@ def test_a_twin_is_sampled_whole_and_only_what_was_seen_is_erased():
     assert [len(p) for p in passes] == [5, 3, 5]
     first, second = eraser.evidence()[0].concepts
     assert (first.begun_anew, second.begun_anew) == (True, False)
-    assert first.share > 0 and second.share == 0
+    assert first.share > 0
+    assert second.share == 0

@@ -36,8 +36,13 @@ def test_an_image_of_two_passes_is_one_record_with_the_larger_values():
     both = record(passes=(FIRST, hires))
     assert both["concepts"] == [
         {
-            "concept": "star\n{}", "weight": 2.0, "presence": 0.8, "gate": 1.0, "share": 0.05,
-            "seen": 0.9, "begun_anew": True,
+            "concept": "star\n{}",
+            "weight": 2.0,
+            "presence": 0.8,
+            "gate": 1.0,
+            "share": 0.05,
+            "seen": 0.9,
+            "begun_anew": True,
         }
     ]
     assert [(p["pass"], p["checkpoint"], p["rows"]) for p in both["passes"]] == [
