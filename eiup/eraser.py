@@ -21,11 +21,11 @@ from .watch import BOUND, WATCHED_AT, ConceptForming, Watch
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
 
-# Where an image shows so much of what was seen before erasing, the concept is erased with more weight ...
+# What an image was seen to form is erased with this much more weight than what its prompt asks for ...
+ESCALATION = 1.25
+# ... and with as much again, so many times in all, where so much of it is still seen.
+MOST_ESCALATIONS = 2
 UNCHANGED = 0.7
-ESCALATION = 1.5
-# ... so many times at most.
-MOST_ESCALATIONS = 1
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class ConceptEraser:
         self.suspended = False
         self.opened: set[int] = set()
         # By an image's index, how clearly concepts were seen in it at most; by that and a concept's, how
-        # often its weight was raised there. With 0 times, it is erased though the gate is shut.
+        # often its weight was raised there.
         self.seen: dict[int, Tensor] = {}
         self.escalations: dict[tuple[int, int], int] = {}
         self._newly_seen: dict[tuple[int, int], int] = {}
@@ -309,10 +309,10 @@ class ConceptEraser:
             image = call.rows[call.erased[row]].image
             self.seen[image] = torch.maximum(self.seen[image], q) if image in self.seen else q
             for k in ((q >= BOUND) & (self._weights > 0)).nonzero().flatten().tolist():
-                times = self.escalations.get((image, k), -1) + 1
+                times = self.escalations.get((image, k), 0) + 1
                 # Where the prompt opened the gate, nobody knows what the image would show without erasing.
-                unseen = times == 0 and float(call.gate[row, k]) < 1
-                unchanged = 0 < times <= MOST_ESCALATIONS and q[k] >= UNCHANGED * self.seen[image][k]
+                unseen = times == 1 and float(call.gate[row, k]) < 1
+                unchanged = 1 < times <= MOST_ESCALATIONS and q[k] >= UNCHANGED * self.seen[image][k]
                 if unseen or unchanged:
                     self._newly_seen[image, k] = times
                     self.opened.add(image)

@@ -6,12 +6,15 @@ a third of the noise schedule is done, the U-Net's features say at each position
 discriminant tells the concept's positions from all others::
 
     v = (C + shrinkage)^-1 (mu_1 - mu_0)
-    q = max over positions of <v, h - mu_0> / A         about 1 in images that show the concept
+    r = max over positions of <v, h - mu_0>
+    q = (r - low) / (high - low)
 
 ``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
 change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over all
-positions of other images: the same with the concept erased, and those of neutral prompts. ``A`` is the median
-over the images that name it.
+positions of other images: the same with the concept erased, and those of neutral prompts. Nine of ten of
+the images that name it reach ``high``; nine of ten of the erased ones and three of four neutral ones stay
+below ``low``, since neutral prompts, too, may show it now and then. So ``q`` is 1 and more where the concept
+is, 0 and less where it is not.
 
 An image whose ``q`` reaches ``BOUND`` is begun anew from its noise, with the concept erased in it; one in
 which that hardly lowered ``q`` is begun anew once more, with a larger weight.
@@ -30,14 +33,16 @@ from torch import Tensor, nn
 from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
 from .rows import Rows, conditional_then_unconditional
 
-VERSION = 1
+VERSION = 2
 # Sampling progress at which images are looked at.
 WATCHED_AT = 0.36
-BOUND = 0.62
+BOUND = 0.55
 LAYERS = 2
 SHRINKAGE = 0.05
 # Of the largest change that erasing makes to the clean prediction: where the concept is.
 REGION = 0.5
+# Of the median over images that name a concept: how far these have to be from others.
+LEAST_SPAN = 0.1
 
 # How probes are made: images of each anchor and neutral prompt, denoiser calls before the look, guidance and
 # the weight of erasing.
@@ -140,25 +145,32 @@ class ProbeMaker:
         shown, clean = self._sample(anchors, seed=1)
         erased, erased_clean = self._sample(anchors, seed=1, erase=erase)
         where = _region(clean - erased_clean, shown.shape[1])
-        probe = fit(shown, where, torch.cat([erased, self._neutral]))
+        probe = fit(shown, where, erased, self._neutral)
         if self.cache:
             self.cache.write(key, asdict(probe))
         return probe
 
 
-def fit(shown: Tensor, where: Tensor, without: Tensor) -> Probe:
-    """The discriminant between the features ``shown [B, N, D]`` at ``where [B, N]`` and those of images
-    ``without [M, N, D]`` the concept."""
-    background = without.flatten(0, 1)
-    mean = background.mean(0)
-    centred = background - mean
+def fit(shown: Tensor, where: Tensor, erased: Tensor, neutral: Tensor) -> Probe:
+    """The probe that tells the features ``shown [B, N, D]`` at ``where [B, N]`` from those of other images,
+    ``erased`` and ``neutral``. Where the two are hardly told apart, as for a word that the model does not
+    know, it is one that never sees anything."""
+    others = torch.cat([erased, neutral]).flatten(0, 1)
+    mean = others.mean(0)
+    centred = others - mean
     covariance = centred.T @ centred / len(centred)
     ridge = covariance.diagonal().mean().clamp_min(1e-12) * torch.eye(len(mean), device=mean.device)
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * ridge
     direction = torch.linalg.solve(covariance, shown[where].mean(0) - mean)
-    highest = ((shown - mean) @ direction).amax(dim=1).quantile(0.5).clamp_min(1e-12)
-    direction = direction / highest
-    return Probe(tuple(direction.tolist()), float(mean @ direction))
+
+    def highest(features: Tensor, quantile: float) -> Tensor:
+        return ((features - mean) @ direction).amax(dim=1).quantile(quantile)
+
+    low, high = torch.maximum(highest(erased, 0.9), highest(neutral, 0.75)), highest(shown, 0.1)
+    if high - low < LEAST_SPAN * highest(shown, 0.5):
+        return Probe((0.0,) * len(mean), 0.0)
+    direction = direction / (high - low)
+    return Probe(tuple(direction.tolist()), float(mean @ direction + low / (high - low)))
 
 
 def _region(change: Tensor, positions: int) -> Tensor:

@@ -463,7 +463,7 @@ def test_an_image_in_which_a_concept_is_seen_is_begun_anew_with_it_erased():
         result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
     # The first call late enough is the third; the next one would be of no use. An escalation follows.
     assert passes == [[900, 700, 500]] * 2 + [[900, 700, 500, 300, 100]]
-    constant = ConceptEraser(unet, [make_concept("0", (1, 2), 2.0 * ESCALATION, 1)], EMPTY)
+    constant = ConceptEraser(unet, [make_concept("0", (1, 2), 2.0 * ESCALATION**2, 1)], EMPTY)
     with constant:
         expected = denoise(unet, constant, EMPTY, [])
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
