@@ -309,12 +309,10 @@ def gated_eraser(unet, concepts, mode="adaptive", **options):
             contexts.append(next((known[word] for word in words if word in known), 0.3 * noise + EMPTY))
         return torch.stack(contexts)
 
-    alphas = torch.linspace(0.9999, 0.005, 1000)
-    denoiser = Denoiser(
-        lambda x, t, c: unet(x, torch.full((len(x),), float(t)), context=c), alphas, (4, 16, 16)
-    )
-    eraser = build_eraser(unet, concepts, EMPTY, encode, denoiser, mode=mode, **options)
-    eraser.watch = None  # there is nothing to see in what a random model paints
+    denoiser = Denoiser(None, torch.linspace(0.9999, 0.005, 1000), (4, 16, 16))
+    # There is nothing to see in what a random model paints: strict has no watch.
+    eraser = build_eraser(unet, concepts, EMPTY, encode, denoiser, mode="strict", **options)
+    eraser.mode = mode
     return eraser
 
 
