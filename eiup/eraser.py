@@ -143,7 +143,7 @@ class ConceptEraser:
 
     With a ``watch``, the images are looked at once a sampling pass. Where a concept is seen to form, the
     next U-Net call raises :class:`eiup.watch.ConceptForming`; sampling is to be begun anew from the same
-    noise after :meth:`begin_anew`. :func:`eiup.sampling.sample` does that.
+    noise after :meth:`begin_anew`. :func:`eiup.sampling.sample_erased` does that.
 
     Hooks: on the U-Net itself (timestep, context, rows), on each ``attn2.to_q`` (the queries) and on each
     ``attn2.to_out[0]`` (the heads' output, from which the correction is subtracted). They work under

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..watch import Denoiser
+from .encoding import ConceptEncoder
 
 # Latents of probes are square, of about the images' area, in these steps and at most this large.
 _STEP, _LARGEST = 16, 64
 
 
-def denoiser_of(model: nn.Module, empty: Any, width: int, height: int) -> Denoiser:
-    """``empty`` is what the webui's text encoder makes of one empty prompt; its pooled vector, where there is
-    one (SDXL), serves for all prompts. Further channels of the U-Net's input (inpainting) are zeros."""
+def denoiser_of(model: nn.Module, encode: ConceptEncoder, width: int, height: int) -> Denoiser:
+    """For images of ``width x height`` pixels. The empty prompt's pooled vector, where there is one (SDXL),
+    serves for all prompts; further channels of the U-Net's input (inpainting) are zeros."""
     unet = model.model.diffusion_model
     channels = unet.out_channels
     side = _STEP * round((width * height) ** 0.5 / 8 / _STEP)
     side = min(max(side, _STEP), _LARGEST)
     alphas = model.alphas_cumprod.float()
 
+    @cache
+    def empty() -> Any:
+        return encode.conditioning([""])
+
     def predict(x: Tensor, timestep: int, contexts: Tensor) -> Tensor:
         t = torch.full((len(x),), timestep, device=x.device)
-        if isinstance(empty, dict):
-            vector = empty["vector"][:1].expand(len(x), -1)
+        if isinstance(empty(), dict):
+            vector = empty()["vector"][:1].expand(len(x), -1)
             cond: dict[str, Any] = {"crossattn": contexts, "vector": vector}
         else:
             cond = {"c_crossattn": [contexts]}

@@ -66,10 +66,12 @@ class SamplingPass:
             if self.request.preserve:
                 self._refuse_refiner()
                 self._twin = Twin()
-            noise = NoiseState(self.p.rng)
+            repeats = self._twin is not None or self._eraser.watch is not None
+            noise = NoiseState(self.p.rng) if repeats else None
 
             def sample_from_the_same_noise() -> Tensor:
-                noise.restore()
+                if noise is not None:
+                    noise.restore()
                 result = sample(*args, **kwargs)
                 if self._failure is not None:
                     raise self._failure
@@ -99,7 +101,7 @@ class SamplingPass:
         encode = ConceptEncoder(model, self.p.width, self.p.height)
         concepts, empty = encode.concepts(self.request.concepts, self.request.strength)
         cache = CalibrationCache(Path(paths.data_path) / "cache" / "eiup")
-        denoiser = denoiser_of(model, encode.conditioning([""]), self.p.width, self.p.height)
+        denoiser = denoiser_of(model, encode, self.p.width, self.p.height)
         with torch.no_grad(), devices.autocast():
             eraser = build_eraser(
                 unet,
