@@ -18,8 +18,9 @@ from .eraser import (
     text_cross_attention,
 )
 from .gate import PromptGate, calibrate, gate_layers
+from .probes import WEIGHT, Denoiser, Probe, ProbeMaker, probed_layers
 from .schedule import Window
-from .watch import WEIGHT, Denoiser, Probe, ProbeMaker, Watch, watch_layers
+from .watch import Watch
 
 
 def build_eraser(
@@ -33,12 +34,13 @@ def build_eraser(
     window: Window | None = None,
     context_transform: ContextTransform | None = None,
     cache: CalibrationCache | None = None,
+    watches: bool = True,
 ) -> ConceptEraser:
     """The :class:`ConceptEraser` of a mode, with its gate and watch calibrated.
 
     ``encode(texts)`` gives contexts ``[B, T, C]``, each text encoded alone; ``empty [T, C]`` is that of the
     empty prompt; ``denoiser`` is the model around ``unet``. Calibrations are read from and written to
-    ``cache``.
+    ``cache``. Without ``watches``, the adaptive mode goes by the prompt alone.
     """
     training_steps = len(denoiser.alphas_cumprod)
     layers = text_cross_attention(unet)
@@ -51,8 +53,8 @@ def build_eraser(
         ]
         contexts = torch.stack([c.context for c in concepts])
         gate = PromptGate(compared, values, contexts, [c.tokens for c in concepts], empty, calibrations)
-    if mode == "adaptive":
-        looked_at = watch_layers(layers)
+    if mode == "adaptive" and watches:
+        looked_at = probed_layers(layers)
         make_probe = ProbeMaker(looked_at, empty, encode, denoiser, cache)
 
         def probe_of(concept: EncodedConcept) -> Probe:

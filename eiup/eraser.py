@@ -16,16 +16,10 @@ from .evidence import CallEvidence, ImageEvidence, Recorder
 from .gate import Decision, PromptGate
 from .rows import Rows
 from .schedule import Window, progress
-from .watch import BOUND, WATCHED_AT, ConceptForming, Watch
+from .watch import ESCALATION, Watch
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
-
-# What an image was seen to form is erased with this much more weight than what its prompt asks for ...
-ESCALATION = 1.25
-# ... and with as much again, so many times in all, where so much of it is still seen.
-MOST_ESCALATIONS = 2
-UNCHANGED = 0.7
 
 
 @dataclass(frozen=True)
@@ -184,53 +178,46 @@ class ConceptEraser:
         self.rows: Rows | None = None
         self.suspended = False
         self.opened: set[int] = set()
-        # By an image's index, how clearly concepts were seen in it at most; by that and a concept's, how
-        # often its weight was raised there.
-        self.seen: dict[int, Tensor] = {}
-        self.escalations: dict[tuple[int, int], int] = {}
-        self._newly_seen: dict[tuple[int, int], int] = {}
-        self._looked_at: float | None = None
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}
         self._queries: dict[nn.Module, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._call: _Call | None = None
-        self._features: dict[nn.Module, Tensor] = {}
         self._decided: tuple[Tensor, Decision] | None = None
 
     def evidence(self) -> dict[int, ImageEvidence]:
         """What was measured and suppressed so far, by the image's index in the batch."""
+        images = self.recorder.images()
+        if self.watch is None:
+            return images
         return {
             image: evidence.with_looks(
-                self.seen[image].tolist() if image in self.seen else None,
-                [(image, k) in self.escalations for k in range(len(self.concepts))],
+                self.watch.seen[image].tolist() if image in self.watch.seen else None,
+                [(image, k) in self.watch.escalations for k in range(len(self.concepts))],
             )
-            for image, evidence in self.recorder.images().items()
+            for image, evidence in images.items()
         }
 
     @property
     def must_begin_anew(self) -> bool:
         """Whether a concept was seen to form in the sampling pass so far."""
-        return bool(self._newly_seen)
+        return self.watch is not None and self.watch.must_begin_anew
 
     def take_over(self, previous: ConceptEraser) -> None:
         """Go on with a sampling pass in which ``previous`` erased the same concepts on another model.
 
-        Images are not looked at again, since they cannot be begun anew: the first model is gone. What was
-        seen to form a moment ago is erased from here on.
+        Images are not looked at again, since they cannot be begun anew: the first model is gone.
         """
-        self.watch = None
-        self.seen, self.opened = previous.seen, previous.opened
-        self.escalations = {**previous.escalations, **previous._newly_seen}
-        previous._newly_seen.clear()
+        self.watch, self.opened = previous.watch, previous.opened
+        if self.watch is not None:
+            self.watch.close()
         self.recorder.calls[:0] = previous.recorder.calls
 
     def begin_anew(self) -> None:
         """Forget the sampling pass so far, but for what was seen in it."""
-        self.escalations.update(self._newly_seen)
-        self._newly_seen.clear()
-        self._looked_at = None
+        if self.watch is not None:
+            self.watch.begin_anew()
         self.recorder.calls.clear()
 
     def __enter__(self) -> ConceptEraser:
@@ -262,8 +249,7 @@ class ConceptEraser:
             handle.remove()
         self._handles.clear()
         self._per_layer.clear()
-        self._queries.clear()
-        self._features.clear()
+        self._end_call()
         self._call = self._decided = self.rows = None
 
     # ------------------------------------------------------------------------------------- hooks
@@ -281,41 +267,21 @@ class ConceptEraser:
                 "or EIUP"
             )
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
-        if self._newly_seen and at != self._looked_at and not self.suspended:
-            raise ConceptForming
+        if self.watch is not None and not self.suspended:
+            self.watch.check(at)
         call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
         call.measures = not self.recorder.calls
-        call.looks = self._looks(at)
+        call.looks = self.watch is not None and self.watch.looks(at)
         if call.erased and self.gate is not None:
             call.apply(self._decide(call.select(context)))
-        for (image, concept), times in self.escalations.items():
-            call.enforce(image, concept, ESCALATION**times)
+        if self.watch is not None:
+            for (image, concept), times in self.watch.escalations.items():
+                call.enforce(image, concept, ESCALATION**times)
         call.settle()
         self.opened.update(call.active_images)
         if self.suspended:
             call.corrects = False
-
-    def _looks(self, at: float) -> bool:
-        """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough."""
-        if self.watch is None or at < WATCHED_AT - 0.01:
-            return False
-        if self._looked_at is None:
-            self._looked_at = at
-        return at == self._looked_at
-
-    def _look(self, call: _Call) -> None:
-        for row, q in zip(range(len(call.erased)), self.watch(self._features, call.index).cpu()):
-            image = call.rows[call.erased[row]].image
-            self.seen[image] = torch.maximum(self.seen[image], q) if image in self.seen else q
-            for k in ((q >= BOUND) & (self._weights > 0)).nonzero().flatten().tolist():
-                times = self.escalations.get((image, k), 0) + 1
-                # Where the prompt opened the gate, nobody knows what the image would show without erasing.
-                unseen = times == 1 and float(call.gate[row, k]) < 1
-                unchanged = 1 < times <= MOST_ESCALATIONS and q[k] >= UNCHANGED * self.seen[image][k]
-                if unseen or unchanged:
-                    self._newly_seen[image, k] = times
-                    self.opened.add(image)
 
     def _decide(self, contexts: Tensor) -> Decision:
         """The gate's decision for rows with these contexts, which mostly are those of the last call."""
@@ -331,9 +297,8 @@ class ConceptEraser:
 
     def _after_unet(self, unet: nn.Module, args: tuple, output: Tensor) -> None:
         call, self._call = self._call, None
-        self._queries.clear()
         if call is None or not call.erased:
-            self._features.clear()
+            self._end_call()
             return
         if call.layers != len(self.layers):
             raise ErasureError(
@@ -341,16 +306,22 @@ class ConceptEraser:
                 "corrected. Another extension may have replaced the others: disable it, or EIUP"
             )
         if call.looks:
-            self._look(call)
-        self._features.clear()
+            images = [call.rows[row].image for row in call.erased]
+            self.opened |= self.watch.look(call.index, images, call.gate >= 1, self._weights > 0)
+        self._end_call()
         self.recorder.add(call.evidence())
+
+    def _end_call(self) -> None:
+        self._queries.clear()
+        if self.watch is not None:
+            self.watch.forget()
 
     def _keep_queries(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             if self._call is not None and self._call.needs_queries:
                 self._queries[layer] = output
-            if self._call is not None and self._call.looks and layer in self.watch.layers:
-                self._features[layer] = args[0]
+            if self._call is not None and self._call.looks:
+                self.watch.keep(layer, args[0])
 
         return hook
 

@@ -21,9 +21,9 @@ class ConceptEvidence:
     steps of ``g`` in 0..1. ``share`` is the mean over steps of ``||correction|| / ||O_p||``, in 0 and more;
     0 where nothing was suppressed. In ``presence_by_step``, steps at which it was not measured are ``None``.
 
-    ``seen`` is how clearly it was seen to form at most (``q`` of :mod:`eiup.watch`: 1 and more in images that
-    show it, 0 and less in others), None where nobody looked; ``begun_anew`` whether the image was begun anew
-    for it.
+    ``seen`` is how clearly it was seen to form at most (``q`` of :mod:`eiup.probes`: 1 and more in images
+    that show it, 0 and less in others), None where nobody looked; ``begun_anew`` whether the image was begun
+    anew for it.
     """
 
     concept: str

@@ -35,7 +35,8 @@ def region(difference: Tensor) -> Tensor:
     return F.max_pool2d((share >= THRESHOLD).float(), 2 * MARGIN + 1, stride=1, padding=MARGIN)
 
 
-def _smooth(x: Tensor) -> Tensor:
+def smooth(x: Tensor) -> Tensor:
+    """``x [B, C, H, W]``, each value the mean of its 3 x 3 neighbourhood."""
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
@@ -71,7 +72,7 @@ class Twin:
         self._next += 1
         if done < LAST_MEASURED:
             squared = (clean - twin).float().square().sum(dim=1, keepdim=True)
-            self.difference = self.difference + _smooth(squared)
+            self.difference = self.difference + smooth(squared)
         if done < START:
             return clean
         inside = region(self.difference).to(clean)

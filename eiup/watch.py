@@ -1,247 +1,107 @@
 """The watch: whether a concept is forming in an image, told from the image and not from the prompt.
 
 A prompt may bring a concept in by a way of its own, which has nothing of the concept's text. But once about
-a third of the noise schedule is done, the U-Net's features say at each position what is forming there. With
-``h`` the features that enter the first text cross-attention layers of the up path, side by side, a linear
-discriminant tells the concept's positions from all others::
-
-    v = (C + shrinkage)^-1 (mu_1 - mu_0)
-    r = max over positions of <v, h - mu_0>
-    q = (r - low) / (high - low)
-
-``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
-change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over all
-positions of other images: the same with the concept erased, and those of neutral prompts. Nine of ten of
-the images that name it reach ``high``; nine of ten of the erased ones and three of four neutral ones stay
-below ``low``, since neutral prompts, too, may show it now and then. So ``q`` is 1 and more where the concept
-is, 0 and less where it is not.
-
-An image whose ``q`` reaches ``BOUND`` is begun anew from its noise, with the concept erased in it; one in
-which that hardly lowered ``q`` is begun anew once more, with a larger weight.
+a third of the noise schedule is done, the U-Net's features say what is forming. So images are looked at then,
+once a sampling pass, with the concepts' probes (:mod:`eiup.probes`). An image whose ``q`` reaches ``BOUND``
+is begun anew from its noise, with the concept erased in it; one in which that hardly lowered ``q`` is begun
+anew once more, with a larger weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
-from .rows import Rows, conditional_then_unconditional
+from .probes import WATCHED_AT, Probe
 
-VERSION = 2
-# Sampling progress at which images are looked at.
-WATCHED_AT = 0.36
 BOUND = 0.55
-LAYERS = 2
-SHRINKAGE = 0.05
-# Of the largest change that erasing makes to the clean prediction: where the concept is.
-REGION = 0.5
-# Of the median over images that name a concept: how far these have to be from others.
-LEAST_SPAN = 0.1
-
-# How probes are made: images of each anchor and neutral prompt, denoiser calls before the look, guidance and
-# the weight of erasing.
-IMAGES_PER_ANCHOR = 3
-IMAGES_PER_NEUTRAL = 2
-CALLS = 6
-CFG_SCALE = 6.0
-WEIGHT = 2.0
-BATCH = 8
-_CONSTANTS = (
-    "probe", VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, IMAGES_PER_ANCHOR, IMAGES_PER_NEUTRAL, CALLS,
-    CFG_SCALE, WEIGHT,
-)  # fmt: skip
+# What an image was seen to form is erased with this much more weight than what its prompt asks for ...
+ESCALATION = 1.25
+# ... and with as much again, so many times in all, where so much of it is still seen.
+MOST_ESCALATIONS = 2
+UNCHANGED = 0.7
 
 
 class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
     """Ends a sampling pass in which a concept was seen to form, so that it is begun anew."""
 
 
-@dataclass(frozen=True)
-class Denoiser:
-    """The model as a probe is made with it.
-
-    ``predict(x [B, *shape], timestep, contexts [B, T, C])`` is the predicted noise, without guidance;
-    ``shape`` that of latents, ``(channels, height, width)``.
-    """
-
-    predict: Callable[[Tensor, int, Tensor], Tensor]
-    alphas_cumprod: Tensor
-    shape: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """``q = max over positions of <direction, h> - offset``, for features ``h [D]``."""
-
-    direction: tuple[float, ...]
-    offset: float
-
-    @classmethod
-    def of(cls, stored: Any) -> Probe:
-        """From the JSON of :func:`dataclasses.asdict`."""
-        return cls(tuple(map(float, stored["direction"])), float(stored["offset"]))
-
-
-def watch_layers(layers: Mapping[str, nn.Module]) -> list[nn.Module]:
-    """The layers whose features are looked at: the first of the up path, where images are smallest."""
-    up = [layer for name, layer in layers.items() if name.startswith("output_blocks")]
-    return (up or list(layers.values()))[:LAYERS]
-
-
 class Watch:
-    """The probes of several concepts on one model."""
+    """Looks at the images of a sampling pass with the probes of its concepts, in U-Net ``layers``.
+
+    ``seen`` holds how clearly each concept was seen at most, ``[K]`` by an image's index; ``escalations``
+    how often its weight was raised, by the image's and the concept's index.
+    """
 
     def __init__(self, layers: Sequence[nn.Module], probes: Sequence[Probe], device: torch.device):
         self.layers = tuple(layers)
+        self.seen: dict[int, Tensor] = {}
+        self.escalations: dict[tuple[int, int], int] = {}
         self._directions = torch.tensor([probe.direction for probe in probes], device=device)
         self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
+        self._features: dict[nn.Module, Tensor] = {}
+        self._forming: dict[tuple[int, int], int] = {}
+        self._looked_at: float | None = None
+        self._closed = False
 
-    def __call__(self, features: Mapping[nn.Module, Tensor], rows: slice | Tensor) -> Tensor:
-        """``q [R, K]`` of the ``rows`` of a batch with these features ``[B, N, D_layer]`` by layer."""
-        h = torch.cat([features[layer][rows].float() for layer in self.layers], dim=-1)
-        return (h @ self._directions.T).amax(dim=1) - self._offsets
+    @property
+    def must_begin_anew(self) -> bool:
+        """Whether a concept was seen to form in the sampling pass so far."""
+        return bool(self._forming)
 
+    def begin_anew(self) -> None:
+        """A sampling pass begins; what was seen in the last one is erased in it."""
+        self.escalations.update(self._forming)
+        self._forming.clear()
+        self._looked_at = None
 
-# ------------------------------------------------------------------------------------------- probes
+    def close(self) -> None:
+        """Look no more in this pass, since it cannot be begun anew; what was seen is erased from here on."""
+        self.begin_anew()
+        self._closed = True
 
+    def check(self, at: float) -> None:
+        """Raise :class:`ConceptForming` where progress ``at`` lies behind a look that saw a concept."""
+        if self._forming and at != self._looked_at:
+            raise ConceptForming
 
-class ProbeMaker:
-    """Makes probes on one model, whose ``layers`` are looked at and whose empty prompt is ``empty [T, C]``.
+    def looks(self, at: float) -> bool:
+        """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough."""
+        if self._closed or at < WATCHED_AT - 0.01:
+            return False
+        if self._looked_at is None:
+            self._looked_at = at
+        return at == self._looked_at
 
-    A probe costs about 300 rows of U-Net calls, and the first one as many more for neutral prompts.
-    """
+    def keep(self, layer: nn.Module, features: Tensor) -> None:
+        """What enters the attention of ``layer`` in this U-Net call, ``[B, N, D_layer]``."""
+        if layer in self.layers:
+            self._features[layer] = features
 
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        empty: Tensor,
-        encode: Encode,
-        denoiser: Denoiser,
-        cache: CalibrationCache | None = None,
-    ):
-        self.encode, self.denoiser, self.cache = encode, denoiser, cache
-        self._sample = _Sampling(layers, denoiser, empty)
-        self._neutral: Tensor | None = None
+    def forget(self) -> None:
+        """The U-Net call is over."""
+        self._features.clear()
 
-    def __call__(self, concept: str, depends_on: Sequence[Any], erase: Callable[[], Any]) -> Probe:
-        """The probe of ``concept``, made or read from the cache, which has one for each ``depends_on``.
+    def q(self, rows: slice | Tensor) -> Tensor:
+        """``q [R, K]`` of the ``rows`` of the U-Net call, on the CPU."""
+        h = torch.cat([self._features[layer][rows].float() for layer in self.layers], dim=-1)
+        return ((h @ self._directions.T).amax(dim=1) - self._offsets).cpu()
 
-        ``erase()`` is a context manager that erases the concept with the weight ``WEIGHT`` while it is
-        entered, and wants the rows of each U-Net call in its ``rows``.
+    def look(self, rows: slice | Tensor, images: Sequence[int], erased: Tensor, wanted: Tensor) -> set[int]:
+        """Look at ``rows`` of the U-Net call, which belong to these ``images [R]``.
+
+        ``erased [R, K]`` says in which of them a concept is erased already, ``wanted [K]`` which concepts are
+        to be erased at all. Returns the images to begin anew.
         """
-        key = self.cache.key(*_CONSTANTS, concept, self.denoiser.shape, *depends_on) if self.cache else ""
-        if self.cache and (known := self.cache.read(key, Probe.of)):
-            return known
-        if self._neutral is None:
-            texts = self.encode(list(NEUTRAL_PROMPTS)).repeat_interleave(IMAGES_PER_NEUTRAL, 0)
-            self._neutral, _ = self._sample(texts, seed=1001)
-        anchors = self.encode([a.format(concept) for a in ANCHORS]).repeat_interleave(IMAGES_PER_ANCHOR, 0)
-        shown, clean = self._sample(anchors, seed=1)
-        erased, erased_clean = self._sample(anchors, seed=1, erase=erase)
-        where = _region(clean - erased_clean, shown.shape[1])
-        probe = fit(shown, where, erased, self._neutral)
-        if self.cache:
-            self.cache.write(key, asdict(probe))
-        return probe
-
-
-def fit(shown: Tensor, where: Tensor, erased: Tensor, neutral: Tensor) -> Probe:
-    """The probe that tells the features ``shown [B, N, D]`` at ``where [B, N]`` from those of other images,
-    ``erased`` and ``neutral``. Where the two are hardly told apart, as for a word that the model does not
-    know, it is one that never sees anything."""
-    others = torch.cat([erased, neutral]).flatten(0, 1)
-    mean = others.mean(0)
-    centred = others - mean
-    covariance = centred.T @ centred / len(centred)
-    ridge = covariance.diagonal().mean().clamp_min(1e-12) * torch.eye(len(mean), device=mean.device)
-    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * ridge
-    direction = torch.linalg.solve(covariance, shown[where].mean(0) - mean)
-
-    def highest(features: Tensor, quantile: float) -> Tensor:
-        return ((features - mean) @ direction).amax(dim=1).quantile(quantile)
-
-    low, high = torch.maximum(highest(erased, 0.9), highest(neutral, 0.75)), highest(shown, 0.1)
-    if high - low < LEAST_SPAN * highest(shown, 0.5):
-        return Probe((0.0,) * len(mean), 0.0)
-    direction = direction / (high - low)
-    return Probe(tuple(direction.tolist()), float(mean @ direction + low / (high - low)))
-
-
-def _region(change: Tensor, positions: int) -> Tensor:
-    """Where ``change [B, C, H, W]`` is large, in ``positions`` of a smaller square map: ``[B, N]``."""
-    energy = change.square().sum(dim=1, keepdim=True)
-    energy = F.avg_pool2d(F.pad(energy, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
-    return energy >= REGION * energy.amax(dim=1, keepdim=True)
-
-
-class _Sampling:
-    """Samples up to ``WATCHED_AT`` by DDIM (arXiv 2010.02502, eta 0), for features and clean predictions."""
-
-    def __init__(self, layers: Sequence[nn.Module], denoiser: Denoiser, empty: Tensor):
-        self.layers, self.denoiser, self.empty = layers, denoiser, empty
-        last = len(denoiser.alphas_cumprod) - 1
-        self.timesteps = [round(last * (1 - WATCHED_AT * call / CALLS)) for call in range(CALLS + 1)]
-
-    def __call__(
-        self, contexts: Tensor, seed: int, erase: Callable[[], Any] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Features ``[B, N, D]`` and clean predictions ``[B, *shape]`` of contexts ``[B, T, C]``; image ``i``
-        begins with the noise of ``seed + i``."""
-        parts = []
-        for start in range(0, len(contexts), BATCH):
-            part = contexts[start : start + BATCH]
-            generators = (torch.Generator().manual_seed(seed + start + i) for i in range(len(part)))
-            noise = torch.stack([torch.randn(self.denoiser.shape, generator=g) for g in generators])
-            if erase is None:
-                parts.append(self._sample(part, noise.to(part.device)))
-            else:
-                with erase() as eraser:
-                    parts.append(self._sample(part, noise.to(part.device), eraser))
-        features, clean = zip(*parts)
-        return torch.cat(features), torch.cat(clean)
-
-    def _sample(self, contexts: Tensor, x: Tensor, eraser: Any = None) -> tuple[Tensor, Tensor]:
-        count = len(contexts)
-        both = torch.cat([contexts, self.empty.expand_as(contexts)])
-        rows: Rows = conditional_then_unconditional(count, CFG_SCALE)
-        seen: dict[nn.Module, Tensor] = {}
-        for timestep, following in zip(self.timesteps, [*self.timesteps[1:], None]):
-            alpha = self.denoiser.alphas_cumprod[timestep].to(x.device, torch.float32)
-            if eraser is not None:
-                eraser.rows = rows
-            with _KeepingInputs(self.layers, seen):
-                noise = self.denoiser.predict(torch.cat([x, x]), timestep, both).float()
-            conditional, unconditional = noise.chunk(2)
-            noise = unconditional + CFG_SCALE * (conditional - unconditional)
-            clean = (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-            if following is not None:
-                alpha = self.denoiser.alphas_cumprod[following].to(x.device, torch.float32)
-                x = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        return torch.cat([seen[layer][:count].float() for layer in self.layers], dim=-1), clean
-
-
-class _KeepingInputs:
-    """While entered, what enters ``to_q`` of each of ``layers`` is kept in ``into``."""
-
-    def __init__(self, layers: Sequence[nn.Module], into: dict[nn.Module, Tensor]):
-        self.layers, self.into = layers, into
-
-    def __enter__(self) -> None:
-        self._handles = [layer.to_q.register_forward_pre_hook(self._keep(layer)) for layer in self.layers]
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _keep(self, layer: nn.Module) -> Callable:
-        def hook(module: nn.Module, args: tuple) -> None:
-            self.into[layer] = args[0]
-
-        return hook
+        for image, q, image_erased in zip(images, self.q(rows), erased.tolist()):
+            self.seen[image] = torch.maximum(self.seen[image], q) if image in self.seen else q
+            for k in ((q >= BOUND) & wanted).nonzero().flatten().tolist():
+                times = self.escalations.get((image, k), 0) + 1
+                # Where the prompt opened the gate, nobody knows what the image would show without erasing.
+                unforeseen = times == 1 and not image_erased[k]
+                unchanged = 1 < times <= MOST_ESCALATIONS and q[k] >= UNCHANGED * self.seen[image][k]
+                if unforeseen or unchanged:
+                    self._forming[image, k] = times
+        return {image for image, _ in self._forming}

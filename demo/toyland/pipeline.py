@@ -14,10 +14,10 @@ from eiup.calibration import CalibrationCache
 from eiup.eraser import EncodedConcept
 from eiup.evidence import ImageEvidence
 from eiup.preserve import Twin
+from eiup.probes import Denoiser
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
 from eiup.sampling import sample_erased
-from eiup.watch import Denoiser
 
 from .model import LatentDiffusion
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..watch import Denoiser
+from ..probes import Denoiser
 from .encoding import ConceptEncoder
 
 # Latents of probes are square, of about the images' area, in these steps and at most this large.

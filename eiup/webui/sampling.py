@@ -90,7 +90,7 @@ class SamplingPass:
                 "preserve", True, "false where a refiner is used", "Switch one of the two off."
             )
 
-    def _attach(self) -> None:
+    def _attach(self, watches: bool = True) -> None:
         model = shared.sd_model
         if sd_unet.current_unet is not None:
             raise ErasureError(
@@ -113,6 +113,7 @@ class SamplingPass:
                 window=self.request.window,
                 context_transform=through_hypernetworks,
                 cache=cache,
+                watches=watches,
             )
         eraser.__enter__()
         self._eraser = eraser
@@ -193,7 +194,7 @@ class SamplingPass:
             return
         previous = self._eraser
         previous.__exit__(None, None, None)
-        self._attach()
+        self._attach(watches=False)
         self._eraser.take_over(previous)
 
     def _watch(self, inner: nn.Module) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from eiup.calibration import CalibrationCache
-from eiup.watch import BOUND, IMAGES_PER_ANCHOR, Denoiser, Probe, ProbeMaker, Watch, fit
+from eiup.probes import IMAGES_PER_ANCHOR, Denoiser, Probe, ProbeMaker, fit
+from eiup.watch import BOUND, Watch
 
 WIDTH, POSITIONS = 16, 9
 SIGN = torch.eye(WIDTH)[3] * 12.0
@@ -23,7 +24,12 @@ def images(count, shown, seed):
 def watch_with(*probes):
     layer = torch.nn.Identity()
     watch = Watch([layer], probes, torch.device("cpu"))
-    return lambda features: watch({layer: features}, slice(None))
+
+    def see(features):
+        watch.keep(layer, features)
+        return watch.q(slice(None))
+
+    return see
 
 
 def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():

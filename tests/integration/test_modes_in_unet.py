@@ -1,0 +1,261 @@
+"""The modes on the genuine ldm U-Net: what is erased where, and when sampling is begun anew."""
+
+import zlib
+
+import pytest
+import torch
+
+from eiup import attention
+from eiup.build import build_eraser
+from eiup.eraser import ConceptEraser, text_cross_attention
+from eiup.preserve import Twin
+from eiup.probes import Denoiser, Probe, probed_layers
+from eiup.rows import Row
+from eiup.sampling import sample_erased
+from eiup.watch import ESCALATION, Watch
+from tests.integration.support import EMPTY, WIDTH, OneLayer, inputs, make_concept, make_unet
+
+
+def gated_eraser(unet, concepts):
+    """An eraser whose text encoder knows the concepts, and gives any other text noise of its own."""
+    known = {concept.name: concept.context for concept in concepts}
+
+    def encode(texts):
+        contexts = []
+        for text in texts:
+            words = text.split()
+            noise = torch.randn(77, WIDTH, generator=torch.Generator().manual_seed(zlib.crc32(text.encode())))
+            contexts.append(next((known[word] for word in words if word in known), 0.3 * noise + EMPTY))
+        return torch.stack(contexts)
+
+    denoiser = Denoiser(None, torch.linspace(0.9999, 0.005, 1000), (4, 16, 16))
+    # There is nothing to watch in what a random model paints.
+    return build_eraser(unet, concepts, EMPTY, encode, denoiser, mode="adaptive", watches=False)
+
+
+def test_a_gate_that_stays_shut_changes_no_bit_of_its_row():
+    unet = make_unet()
+    concept = make_concept(weight=2.0)
+    x, t, context = inputs(3)
+    context = torch.stack([EMPTY, concept.context, EMPTY + 0.05 * context[2]])
+    plain = unet(x, t, context=context)
+    with gated_eraser(unet, [concept]) as eraser:
+        eraser.rows = tuple(Row(i, True, 1) for i in range(3))
+        erased = unet(x, t, context=context)
+    assert [not torch.equal(a, b) for a, b in zip(plain, erased)] == [False, True, False]
+    images = eraser.evidence()
+    assert [images[i].concepts[0].gate for i in range(3)] == [0, 1, 0]
+    assert [images[i].concepts[0].share > 0 for i in range(3)] == [False, True, False]
+    assert [images[i].rows for i in range(3)] == [0, 1, 0]
+
+
+def test_with_all_gates_shut_nothing_is_computed_after_the_first_call(monkeypatch):
+    unet = make_unet()
+    x, t, _ = inputs(1)
+    calls = []
+    original = attention.attention
+    gated = gated_eraser(unet, [make_concept(weight=2.0)])
+    monkeypatch.setattr(attention, "attention", lambda *args: calls.append(1) or original(*args))
+    with gated as eraser:
+        for _ in range(3):
+            eraser.rows = (Row(0, True, 1),)
+            unet(x, t, context=EMPTY[None])
+    assert len(calls) == 2  # O_k and O_0 of the one layer in which presence is measured, once
+
+
+def test_an_open_gate_erases_as_the_constant_weight_does():
+    unet = make_unet()
+    concepts = [make_concept(weight=2.0), make_concept("moon", (1,), 3.0, 2)]
+    x, t, _ = inputs(1)
+
+    def run(eraser, context):
+        with eraser:
+            eraser.rows = (Row(0, True, 1),)
+            return unet(x, t, context=context[None])
+
+    adaptive = run(gated_eraser(unet, concepts), concepts[0].context)
+    constant = run(ConceptEraser(unet, concepts[:1], EMPTY), concepts[0].context)
+    torch.testing.assert_close(adaptive, constant, atol=1e-5, rtol=1e-5)
+
+
+def test_emphasis_in_the_prompt_raises_the_correction():
+    unet = make_unet()
+    concept = make_concept(weight=1.0)
+    x, t, _ = inputs(1)
+    emphasised = EMPTY + 2.0 * (concept.context - EMPTY)
+
+    def run(eraser):
+        with eraser:
+            eraser.rows = (Row(0, True, 1),)
+            return unet(x, t, context=emphasised[None])
+
+    doubled = ConceptEraser(unet, [make_concept(weight=2.0)], EMPTY)
+    torch.testing.assert_close(run(gated_eraser(unet, [concept])), run(doubled), atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_that_changes_between_steps_is_judged_anew():
+    unet = make_unet()
+    concept = make_concept(weight=2.0)
+    x, t, _ = inputs(1)
+    changed = []
+    with gated_eraser(unet, [concept]) as eraser:
+        for context in (EMPTY, concept.context, EMPTY):
+            eraser.rows = (Row(0, True, 1),)
+            erased = unet(x, t, context=context[None])
+            changed.append(not torch.equal(erased, make_unet()(x, t, context=context[None])))
+    assert changed == [False, True, False]
+
+
+def test_the_projection_is_its_equation():
+    model = OneLayer().requires_grad_(False)
+    concept = make_concept(weight=1.5)
+    x, context = torch.randn(2, 64, 32), torch.randn(2, 77, WIDTH)
+    context[1] = concept.context
+    seen = []
+    layer = model.attn2
+    watch = layer.to_out[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].double()))
+    for c in (context, concept.context.expand(2, -1, -1), EMPTY.expand(2, -1, -1)):
+        model(x, None, c)
+    watch.remove()
+    with ConceptEraser(model, [concept], EMPTY, mode="projection") as eraser:
+        watch = layer.to_out[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].double()))
+        eraser.rows = (Row(0, True, 1), Row(1, True, 1))
+        model(x, torch.full((2,), 500.0), context)
+        watch.remove()
+    prompt, of_concept, empty, projected = seen
+    direction = of_concept - empty
+    a = ((prompt - empty) * direction).sum((1, 2)) / direction.square().sum((1, 2))
+    expected = prompt - 1.5 * a.clamp(0, 3)[:, None, None] * direction
+    torch.testing.assert_close(projected, expected, atol=1e-5, rtol=1e-5)
+    assert a[1] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_suspended_eraser_changes_nothing_and_says_what_it_would_have():
+    unet = make_unet()
+    concept = make_concept(weight=2.0)
+    x, t, _ = inputs(2)
+    context = torch.stack([EMPTY, concept.context])
+    plain = unet(x, t, context=context)
+    with gated_eraser(unet, [concept]) as eraser:
+        eraser.suspended = True
+        eraser.rows = (Row(0, True, 1), Row(1, True, 1))
+        assert torch.equal(unet(x, t, context=context), plain)
+        assert eraser.opened == {1}
+        eraser.suspended = False
+        eraser.rows = (Row(0, True, 1), Row(1, True, 1))
+        assert not torch.equal(unet(x, t, context=context), plain)
+
+
+# ------------------------------------------------------------------------------------------ watch
+
+
+def watching(unet, q, weight=2.0):
+    """An eraser that sees its concepts with ``q[k]`` whatever the image shows."""
+    layers = probed_layers(text_cross_attention(unet))
+    width = sum(layer.to_q.in_features for layer in layers)
+    watch = Watch(layers, [Probe((0.0,) * width, -value) for value in q], torch.device("cpu"))
+    concepts = [make_concept(str(k), (1, 2), weight, k + 1) for k in range(len(q))]
+    gate = gated_eraser(unet, concepts).gate
+    return ConceptEraser(unet, concepts, EMPTY, mode="adaptive", gate=gate, watch=watch)
+
+
+def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 300.0, 100.0)):
+    """A sampling pass of one image under ``eraser``, a row a call."""
+    passes.append([])
+    x = inputs(1)[0]
+    for timestep in timesteps:
+        if eraser is not None:
+            eraser.rows = (Row(0, True, 1),)
+        x = x - 0.1 * unet(x, torch.full((1,), timestep), context=context[None])
+        passes[-1].append(timestep)
+    return x
+
+
+def test_an_image_in_which_a_concept_is_seen_is_begun_anew_with_it_erased():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0])
+    with eraser:
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
+    # The first call late enough is the third; the next one would be of no use. An escalation follows.
+    assert passes == [[900, 700, 500]] * 2 + [[900, 700, 500, 300, 100]]
+    constant = ConceptEraser(unet, [make_concept("0", (1, 2), 2.0 * ESCALATION**2, 1)], EMPTY)
+    with constant:
+        expected = denoise(unet, constant, EMPTY, [])
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    (seen,) = eraser.evidence()[0].concepts
+    assert (seen.gate, seen.begun_anew) == (1, True)
+    assert seen.seen == pytest.approx(1)
+
+
+def test_an_image_in_which_nothing_is_seen_is_sampled_once_and_without_change():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [0.1, 0.2])
+    with eraser:
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
+    assert len(passes) == 1
+    assert torch.equal(result, denoise(unet, None, EMPTY, []))
+    assert [c.begun_anew for c in eraser.evidence()[0].concepts] == [False, False]
+
+
+def test_a_concept_seen_in_the_last_call_is_erased_too():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0])
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes, (900.0, 500.0)))
+    assert len(passes) == 3
+
+
+def test_a_concept_of_weight_zero_is_not_looked_for():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0], weight=0.0)
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
+    assert len(passes) == 1
+
+
+def test_a_twin_is_sampled_whole_and_only_what_was_seen_is_erased():
+    unet, passes = make_unet(), []
+    eraser = watching(unet, [1.0, 0.0])
+    twin = Twin()
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes), twin)
+    assert [len(p) for p in passes] == [5, 3, 5]
+    first, second = eraser.evidence()[0].concepts
+    assert (first.begun_anew, second.begun_anew) == (True, False)
+    assert first.share > 0
+    assert second.share == 0
+
+
+def test_a_pass_that_goes_on_with_another_model_erases_what_was_seen_and_looks_no_more():
+    unet, other = make_unet(), make_unet(1)
+    eraser = watching(unet, [1.0])
+    with eraser:
+        denoise(unet, eraser, EMPTY, [], (900.0, 500.0))
+    following = gated_eraser(other, [make_concept("0", (1, 2), 2.0, 1)])
+    following.take_over(eraser)
+    passes = []
+    with following:
+        result = denoise(other, following, EMPTY, passes, (300.0, 100.0))
+    assert passes == [[300, 100]]
+    constant = ConceptEraser(other, [make_concept("0", (1, 2), 2.0 * ESCALATION, 1)], EMPTY)
+    with constant:
+        expected = denoise(other, constant, EMPTY, [], (300.0, 100.0))
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    assert following.evidence()[0].concepts[0].begun_anew
+
+
+def test_strict_erases_whatever_the_prompt_says_and_more_where_it_insists():
+    unet = make_unet()
+    concept = make_concept(weight=1.0)
+    x, t, _ = inputs(1)
+
+    def run(eraser, context):
+        with eraser:
+            eraser.rows = (Row(0, True, 1),)
+            return unet(x, t, context=context[None])
+
+    for context, weight in ((EMPTY, 1.0), (EMPTY + 2.0 * (concept.context - EMPTY), 2.0)):
+        gate = gated_eraser(unet, [concept]).gate
+        strict = run(ConceptEraser(unet, [concept], EMPTY, mode="strict", gate=gate), context)
+        constant = run(ConceptEraser(unet, [make_concept(weight=weight)], EMPTY), context)
+        torch.testing.assert_close(strict, constant, atol=1e-4, rtol=1e-4)
