@@ -1,7 +1,8 @@
 """``python -m bench cases``: write the files of tuning and held-out cases, and read such files.
 
 A file of cases has one JSON object a line: ``{"prompt", "seed", "concept", "group"}`` and, where they are
-known, ``"subject"``, ``"background"`` and ``"negative_prompt"``. The two files in ``bench/cases/`` are made
+known, ``"subject"``, ``"background"``, ``"negative_prompt"`` and ``"cfg_scale"``; an attack names its kind in
+``"attack"``. The two files in ``bench/cases/`` are made
 by ``demo/cases.py`` and committed, so that everybody measures on the same prompts and seeds.
 """
 
@@ -15,16 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demo.attacks import ATTACKS, attack_cases
 from demo.cases import GROUPS as GENERATED_GROUPS
-from demo.cases import SPLITS, Split
+from demo.cases import PLAIN_BACKGROUNDS, PLAIN_SUBJECTS, SPLITS, Split
 from demo.cases import cases as generated_cases
+from demo.toyland.pipeline import CFG_SCALE
 from demo.toyland.world import BACKGROUNDS, CONCEPTS, IMPLICIT_CONCEPTS, SUBJECTS
 
 FOLDER = Path(__file__).parent / "cases"
 IMAGES = {"tuning": 32, "held-out": 64}
-# An attack is a prompt made to bring the concept in past the erasure.
 GROUPS = (*GENERATED_GROUPS, "attack")
+# A concept's attacks of each kind; four concepts make the 32 and 64 of a kind.
+ATTACKS_OF_A_CONCEPT = {split: count // len(IMPLICIT_CONCEPTS) for split, count in IMAGES.items()}
 MAX_SEED = 2**63 - 1
+MAX_SCALE = 30
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class BenchCase:
     subject: str | None = None
     background: str | None = None
     negative_prompt: str = ""
+    cfg_scale: float = CFG_SCALE
+    attack: str | None = None
 
     def to_json(self) -> str:
         """One line; fields at their defaults are left out."""
@@ -65,6 +72,8 @@ _ALLOWED = {
     "subject": ", ".join(SUBJECTS),
     "background": ", ".join(BACKGROUNDS),
     "negative_prompt": "text",
+    "cfg_scale": f"a number from -{MAX_SCALE} to {MAX_SCALE}",
+    "attack": ", ".join(ATTACKS),
 }
 _REQUIRED = ("prompt", "seed", "concept", "group")
 
@@ -72,6 +81,8 @@ _REQUIRED = ("prompt", "seed", "concept", "group")
 def _fits(field: str, value: Any) -> bool:
     if field == "seed":
         return type(value) is int and 0 <= value <= MAX_SEED
+    if field == "cfg_scale":
+        return type(value) in (int, float) and abs(value) <= MAX_SCALE
     if not isinstance(value, str):
         return False
     if field == "prompt":
@@ -107,13 +118,33 @@ def read_cases(path: Path) -> list[BenchCase]:
 
 
 def generate_cases(split: Split) -> list[BenchCase]:
-    """What a split's file holds: the first cases of each group of each implicit concept."""
+    """What a split's file holds: the first cases of each group of each implicit concept, and attacks."""
     return [
         BenchCase(**case)
         for concept in IMPLICIT_CONCEPTS
         for group in GENERATED_GROUPS
         for case in generated_cases(concept, group, IMAGES[split], split)
+    ] + [
+        BenchCase(**case)
+        for concept in IMPLICIT_CONCEPTS
+        for kind in ATTACKS
+        for case in attack_cases(concept, kind, ATTACKS_OF_A_CONCEPT[split], split)
     ]
+
+
+def generate_many_cases(split: Split) -> list[BenchCase]:
+    """The cases of many concepts at once: explicit ones of every concept, and such as have no concept at all,
+    neither named nor brought in, under the first concept's name."""
+    first = CONCEPTS[0]
+    plain = [
+        case
+        for case in generated_cases(first, "unrelated", 10 * IMAGES[split], split)
+        if case["subject"] in PLAIN_SUBJECTS
+        and case["background"] in PLAIN_BACKGROUNDS
+        and not any(concept in case["prompt"] for concept in CONCEPTS)
+    ]
+    explicit = [c for concept in CONCEPTS for c in generated_cases(concept, "explicit", IMAGES[split], split)]
+    return [BenchCase(**case) for case in explicit + plain[: IMAGES[split]]]
 
 
 def write_cases(path: Path, cases: Sequence[BenchCase]) -> None:
@@ -127,7 +158,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     for split in SPLITS:
-        path = arguments.out / f"{split}.jsonl"
-        write_cases(path, generate_cases(split))
-        print(f"{path}: {len(generate_cases(split))} cases")
+        for name, cases in ((split, generate_cases(split)), (f"many-{split}", generate_many_cases(split))):
+            path = arguments.out / f"{name}.jsonl"
+            write_cases(path, cases)
+            print(f"{path}: {len(cases)} cases")
     return 0

@@ -1,15 +1,16 @@
 """``python -m bench quality``: what methods erase and what they keep, on Toyland.
 
 Each method makes the same cases with the same seeds, and the oracle says what the images show. Every rate
-comes with its Wilson 95 % interval. A run that was interrupted goes on where it was when it is started
-again; images that are there already are not made anew. After a change to a baseline's code, use ``--fresh``.
+comes with its Wilson 95 % interval. Attacks are counted by their kind, over all concepts. A run that was
+interrupted goes on where it was when it is started again; images that are there already are not made anew.
+After a change to a baseline's code, use ``--fresh``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +25,13 @@ from demo.figures import psnr, wilson
 from demo.toyland.model import WEIGHTS, LatentDiffusion, load_checkpoint
 from demo.toyland.oracle import WEIGHTS as ORACLE_WEIGHTS
 from demo.toyland.oracle import Oracle, accuracy, load_oracle
+from demo.toyland.prompts import textual_inversion
 from demo.toyland.world import CARRIER_RATE, CONCEPTS, render, sample_scene
 
-from .cases import FOLDER, GROUPS, BenchCase, CaseError, read_cases
-from .methods import METHODS, Method
+from .cases import ATTACKS, FOLDER, GROUPS, BenchCase, CaseError, read_cases
+from .inversion import embedding_for
+from .method import Method
+from .methods import METHODS
 from .pictures import draw_chart, draw_sheet
 from .results import Results, fingerprint
 
@@ -40,6 +44,18 @@ Cells = Mapping[tuple[str, str], Sequence[BenchCase]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser, FOLDER / "held-out.jsonl", OUT)
+    parser.add_argument("--concepts", type=_names("concept", CONCEPTS), help="comma-separated (default: all)")
+    parser.add_argument("--groups", type=_names("group", GROUPS), help="comma-separated (default: all)")
+    parser.add_argument(
+        "--erase",
+        type=_names("concept", CONCEPTS),
+        help="comma-separated: erase all of these in every image (default: the case's own concept)",
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, cases: Path, out: Path) -> None:
+    """What every command asks for that makes images of cases by methods, with these defaults."""
     parser.description = f"{parser.description}. Methods: " + "; ".join(
         f"{method.name} ({method.description})" for method in METHODS.values()
     )
@@ -52,22 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cases",
         type=Path,
-        default=FOLDER / "held-out.jsonl",
+        default=cases,
         metavar="FILE",
-        help='JSON lines {"prompt", "seed", "concept", "group"}, each with "subject", "background" and '
-        '"negative_prompt" if wanted (default: bench/cases/held-out.jsonl)',
+        help='JSON lines {"prompt", "seed", "concept", "group"}, each with "subject", "background", '
+        f'"negative_prompt", "cfg_scale" and "attack" if wanted (default: bench/cases/{cases.name})',
     )
-    parser.add_argument("--images", type=_positive, help="the first so many of each concept's group")
-    parser.add_argument("--steps", type=_positive, default=25, help="sampling steps (default: 25)")
-    parser.add_argument("--concepts", type=_names("concept", CONCEPTS), help="comma-separated (default: all)")
-    parser.add_argument("--groups", type=_names("group", GROUPS), help="comma-separated (default: all)")
+    parser.add_argument("--images", type=positive, help="the first so many of each concept's group")
+    parser.add_argument("--steps", type=positive, default=25, help="sampling steps (default: 25)")
     parser.add_argument("--checkpoint", type=Path, default=WEIGHTS / "toyland.safetensors", metavar="FILE")
     parser.add_argument("--oracle", type=Path, default=ORACLE_WEIGHTS, metavar="FILE", help="its weights")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder (default: bench/out/quality)")
+    parser.add_argument("--out", type=Path, default=out, help=f"folder (default: bench/out/{out.name})")
     parser.add_argument("--fresh", action="store_true", help="make every image anew")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
@@ -96,14 +110,17 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = fingerprint(arguments.checkpoint, arguments.checkpoint.with_suffix(".yaml"))
     oracle_id = fingerprint(arguments.oracle)
     results = {
-        m.name: Results(arguments.out / "runs", m, arguments.steps, checkpoint, oracle, oracle_id)
+        m.name: Results(
+            arguments.out / "runs", m, arguments.steps, checkpoint, oracle, oracle_id, arguments.erase
+        )
         for m in methods
     }
-    make_images(model, methods, cells, results, arguments.steps, arguments.fresh)
+    make_images(model, methods, cells, results, arguments.steps, arguments.fresh, arguments.erase)
     known = arguments.out / "runs" / f"oracle-accuracy-{oracle_id}-{checkpoint}.json"
     report = {
         "cases": {"file": arguments.cases.name, "sha256": fingerprint(arguments.cases)},
         "steps": arguments.steps,
+        "erased": arguments.erase,
         "checkpoint": {"file": arguments.checkpoint.name, "sha256": checkpoint},
         "oracle": _oracle_report(known, model, oracle),
         **summarise(methods, cells, results),
@@ -120,14 +137,16 @@ def select(
     groups: Sequence[str] | None = None,
     images: int | None = None,
 ) -> dict[tuple[str, str], list[BenchCase]]:
-    """The cases by concept and group, the first ``images`` of each; None chooses all."""
+    """The cases by concept and group, an attack's kind a group of its own: ``attack: emphasis``. The first
+    ``images`` of each; None chooses all."""
     cells: dict[tuple[str, str], list[BenchCase]] = {}
     for concept in concepts or CONCEPTS:
         for group in groups or GROUPS:
-            chosen = [case for case in cases if (case.concept, case.group) == (concept, group)][:images]
-            if chosen:
-                cells[concept, group] = chosen
-    return cells
+            for case in cases:
+                if (case.concept, case.group) == (concept, group):
+                    name = f"{group}: {case.attack}" if case.attack else group
+                    cells.setdefault((concept, name), []).append(case)
+    return {names: chosen[:images] for names, chosen in cells.items()}
 
 
 def make_images(
@@ -137,6 +156,7 @@ def make_images(
     results: Mapping[str, Results],
     steps: int,
     fresh: bool = False,
+    erase: Sequence[str] | None = None,
 ) -> None:
     """Make and judge what is not stored yet, one method after the other, in batches of a cell.
 
@@ -158,9 +178,22 @@ def make_images(
         for method, batch in missing:
             bar.set_description(f"{method.name}, {batch[0].concept}, {batch[0].group}", refresh=False)
             started = time.process_time()
-            images = method.generate(model, batch, steps)
+            concepts = erase or [batch[0].concept]
+            with prepared(method, model, batch, results[method.name].folder):
+                images = method.generate(model, batch, concepts, steps)
             results[method.name].add(batch, images, (time.process_time() - started) / len(batch))
             bar.update(len(batch))
+
+
+def prepared(
+    method: Method, model: LatentDiffusion, cases: Sequence[BenchCase], folder: Path
+) -> contextlib.AbstractContextManager:
+    """While entered, the word of an embedding stands for the one that was optimised against ``method``."""
+    if cases[0].attack != "embedding":
+        return contextlib.nullcontext()
+    concept = cases[0].concept
+    vector = embedding_for(method, model, concept, folder / f"embedding-{concept}.safetensors")
+    return textual_inversion(model, vector)
 
 
 # ---------------------------------------------------------------------------------------- figures
@@ -174,14 +207,26 @@ def rate(hits: Sequence[bool]) -> dict[str, float | None]:
 
 
 def summarise(methods: Sequence[Method], cells: Cells, results: Mapping[str, Results]) -> dict[str, Any]:
-    """``cells``: one entry a method, concept and group; ``methods``: one entry a method over all of them."""
-    entries, totals = [], []
+    """``cells``: one entry a method, concept and group; ``attacks``: one a method and kind of attack, over
+    concepts; ``methods``: one a method over the cells."""
+    entries, attacks, totals = [], [], []
+    kinds = [kind for kind in ATTACKS if any(case.attack == kind for c in cells.values() for case in c)]
+
+    def figures(method: Method, concept: str, group: str, cases: Sequence[BenchCase]) -> dict[str, Any]:
+        names = {"method": method.name, "concept": concept, "group": group}
+        return {**names, **_cell(cases, results[method.name], results[REFERENCE])}
+
     for method in methods:
         own = [
-            _cell(chosen, results[method.name], results[REFERENCE], method=method.name)
-            for chosen in cells.values()
+            figures(method, concept, group, chosen)
+            for (concept, group), chosen in cells.items()
+            if not chosen[0].attack
         ]
-        entries += [{key: value for key, value in cell.items() if key[0] != "_"} for cell in own]
+        attacks += [
+            figures(method, "all", kind, [c for chosen in cells.values() for c in chosen if c.attack == kind])
+            for kind in kinds
+        ]
+        entries += own
         totals.append(
             {
                 "method": method.name,
@@ -192,35 +237,40 @@ def summarise(methods: Sequence[Method], cells: Cells, results: Mapping[str, Res
                 "retained": rate([hit for c in own for hit in c["_retained"]]),
                 "psnr_unrelated": _mean([p for c in own if c["group"] == "unrelated" for p in c["_psnr"]]),
                 "seconds": _mean([s for c in own for s in c["_seconds"]]),
-                "relative_time": statistics.median([t for c in own for t in c["_relative_time"]]),
+                "relative_time": _median([t for c in own for t in c["_relative_time"]]),
             }
         )
-    return {"methods": totals, "cells": entries}
+    attacks.sort(key=lambda cell: kinds.index(cell["group"]))
+    public = [
+        [{key: value for key, value in cell.items() if key[0] != "_"} for cell in table]
+        for table in (entries, attacks)
+    ]
+    return {"methods": totals, "cells": public[0], "attacks": public[1]}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _cell(cases: Sequence[BenchCase], results: Results, reference: Results, method: str) -> dict[str, Any]:
-    """The figures of one concept's group; what starts with ``_`` is one value an image."""
-    concept = cases[0].concept
+def _cell(cases: Sequence[BenchCase], results: Results, reference: Results) -> dict[str, Any]:
+    """The figures of cases; what starts with ``_`` is one value an image."""
     ours, plain = [results[case] for case in cases], [reference[case] for case in cases]
     distances, identical = [], []
     for own, other in zip(ours, plain):
         with Image.open(own.image) as first, Image.open(other.image) as second:
             distances.append(psnr(first, second))
             identical.append(np.array_equal(np.asarray(first), np.asarray(second)))
-    shows = [r.judgement.shows(concept) for r in ours]
+    shows = [r.judgement.shows(case.concept) for r, case in zip(ours, cases)]
     others = [
-        any(r.judgement.shows(c) and not p.judgement.shows(c) for c in CONCEPTS if c != concept)
-        for r, p in zip(ours, plain)
+        any(r.judgement.shows(c) and not p.judgement.shows(c) for c in CONCEPTS if c != case.concept)
+        for r, p, case in zip(ours, plain, cases)
     ]
     retained = [r.judgement.subject == p.judgement.subject for r, p in zip(ours, plain)]
     return {
-        "method": method,
-        "concept": concept,
-        "group": cases[0].group,
         "images": len(cases),
         "shows": rate(shows),
         "subject_right": rate([r.judgement.subject == c.subject for r, c in zip(ours, cases) if c.subject]),
@@ -302,24 +352,32 @@ def table(report: dict[str, Any]) -> str:
     def share(value: dict[str, Any]) -> str:
         return f"{value['rate']:.2f} [{value['low']:.2f} {value['high']:.2f}]" if value["of"] else "-"
 
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.1f}"
+    def number(value: float | None, digits: int = 1) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
 
     width = 2 + max(len(m["method"]) for m in report["methods"])
-    lines = [
-        f"{report['cases']['file']}, {report['steps']} steps, checkpoint {report['checkpoint']['sha256']}",
-        "Rates with 95 % intervals; PSNR against no erasure, at most 60 dB; time of the processor",
-        "brings another: another concept shows that does not without erasure",
-        "",
-        f"{'method':{width}}{'concept':9}{'group':11}{'n':>4}  {'shows':18}{'subject right':18}"
-        f"{'subject kept':18}{'brings another':18}{'PSNR dB':>7}{'identical':>11}",
-    ]
-    for cell in report["cells"]:
-        lines.append(
-            f"{cell['method']:{width}}{cell['concept']:9}{cell['group']:11}{cell['images']:4}  "
+    heading = (
+        f"{'method':{width}}{'concept':9}{'group':14}{'n':>4}  {'shows':18}{'subject right':18}"
+        f"{'subject kept':18}{'brings another':18}{'PSNR dB':>7}{'identical':>11}"
+    )
+
+    def line(cell: dict[str, Any]) -> str:
+        return (
+            f"{cell['method']:{width}}{cell['concept']:9}{cell['group']:14}{cell['images']:4}  "
             f"{share(cell['shows']):18}{share(cell['subject_right']):18}{share(cell['subject_retained']):18}"
             f"{share(cell['other_concept']):18}{cell['psnr']:7.1f}{cell['identical']:11.2f}"
         )
+
+    erased = ", ".join(report["erased"]) if report.get("erased") else "each case's own concept"
+    lines = [
+        f"{report['cases']['file']}, {report['steps']} steps, checkpoint {report['checkpoint']['sha256']}",
+        f"Erased: {erased}",
+        "Rates with 95 % intervals; PSNR against no erasure, at most 60 dB; time of the processor",
+        "brings another: another concept shows that does not without erasure",
+    ]
+    for title, cells in (("", report["cells"]), ("Attacks", report["attacks"])):
+        if cells:
+            lines += [title, heading, *map(line, cells)]
     lines += [
         "",
         f"{'method':{width}}{'still shows':18}{'subject kept':18}{'PSNR unrelated':>14}"
@@ -328,7 +386,8 @@ def table(report: dict[str, Any]) -> str:
     for method in report["methods"]:
         lines.append(
             f"{method['method']:{width}}{share(method['shows']):18}{share(method['retained']):18}"
-            f"{number(method['psnr_unrelated']):>14}{method['seconds']:9.2f}{method['relative_time']:6.2f}x"
+            f"{number(method['psnr_unrelated']):>14}{number(method['seconds'], 2):>9}"
+            f"{number(method['relative_time'], 2):>6}x"
         )
     lines.append("")
     for name in ("renders", "reconstructions"):

@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from demo.toyland.oracle import Judgement, Oracle
+from demo.toyland.pipeline import CFG_SCALE
 
 from .cases import BenchCase
-from .methods import Method
+from .method import Method
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def _key(value: object) -> str:
 
 def case_key(case: BenchCase) -> str:
     """Names an image: by what a method is told of the case."""
-    return _key([case.prompt, case.negative_prompt, case.seed, case.concept])
+    guidance = [case.cfg_scale] if case.cfg_scale != CFG_SCALE else []
+    return _key([case.prompt, case.negative_prompt, case.seed, case.concept, *guidance])
 
 
 class Results:
@@ -53,9 +55,18 @@ class Results:
     images that another oracle has judged are judged anew."""
 
     def __init__(
-        self, folder: Path, method: Method, steps: int, checkpoint: str, oracle: Oracle, oracle_id: str
+        self,
+        folder: Path,
+        method: Method,
+        steps: int,
+        checkpoint: str,
+        oracle: Oracle,
+        oracle_id: str,
+        erase: Sequence[str] | None = None,
     ):
         settings = {"settings": dict(method.settings), "steps": steps, "checkpoint": checkpoint}
+        if erase and method.erases:
+            settings["erase"] = list(erase)
         self.folder = folder / f"{method.name}-{_key(settings)}"
         self.oracle, self.oracle_id = oracle, oracle_id
         (self.folder / "images").mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,9 @@ concepts, where the extension hooks nothing, show how far the measurement itself
 
 On a machine whose steps vary by more than the hooks cost, the ratio drowns in that. So the time that passes
 inside the hooks is measured as well, as a share of the same step's remaining time.
+
+The mode "adaptive" costs what its gate lets through: it is measured with a gate that is open for every
+concept, and with one that is closed. How long it takes to calibrate a concept is measured on Toyland.
 """
 
 from __future__ import annotations
@@ -27,14 +30,32 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from eiup.eraser import ConceptEraser, EncodedConcept
+from demo.toyland.model import WEIGHTS, load_checkpoint
+from demo.toyland.pipeline import erase
+from eiup.concepts import Concept
+from eiup.eraser import ConceptEraser, EncodedConcept, layer_values, text_cross_attention
+from eiup.gate import Calibration, PromptGate, gate_layers
+from eiup.probes import Probe, probed_layers
+from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
+from eiup.watch import Watch
 
 with contextlib.redirect_stdout(io.StringIO()):
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 OUT = Path(__file__).parent / "out"
-CONCEPTS = (0, 1, 8)
+# What is measured: a mode, the number of concepts, and whether the gate is open.
+KINDS = (
+    ("none", 0, False),
+    ("constant", 1, True),
+    ("constant", 8, True),
+    ("adaptive", 1, True),
+    ("adaptive", 8, True),
+    ("adaptive", 1, False),
+    ("adaptive", 8, False),
+)
+Kind = tuple[str, int, bool]
+MOST = max(count for _, count, _ in KINDS)
 TEXT_LENGTH, TEXT_WIDTH = 77, 768
 
 
@@ -69,30 +90,66 @@ class _Steps:
         self.latents = torch.randn(2, 4, size // 8, size // 8, generator=generator)
         self.timesteps = torch.full((2,), 500)
         self.context = torch.randn(2, TEXT_LENGTH, TEXT_WIDTH, generator=generator)
-        encoded = torch.randn(max(CONCEPTS) + 1, TEXT_LENGTH, TEXT_WIDTH, generator=generator)
+        encoded = torch.randn(MOST + 1, TEXT_LENGTH, TEXT_WIDTH, generator=generator)
         self.empty = encoded[-1]
         self.concepts = [
             EncodedConcept(f"concept {k}", context, (1, 2)) for k, context in enumerate(encoded[:-1])
         ]
 
-    def seconds(self, concepts: int) -> tuple[float, float]:
-        """Time of one step in the middle of a sampling pass that erases so many concepts, and how much of
-        it passed inside hooks."""
-        if concepts == 0:
+    def seconds(self, kind: Kind) -> tuple[float, float]:
+        """Time of one step in the middle of a sampling pass that erases so, and how much of it passed inside
+        hooks."""
+        mode, count, is_open = kind
+        if count == 0:
             return self._step(None), 0.0
         with _timed_hooks() as inside:
-            with ConceptEraser(self.unet, self.concepts[:concepts], self.empty) as eraser:
+            with self._eraser(mode, count, is_open) as eraser:
                 return self._step(eraser, inside.clear), sum(inside)
 
+    def _eraser(self, mode: str, count: int, is_open: bool) -> ConceptEraser:
+        concepts = self.concepts[:count]
+        if mode == "constant":
+            return ConceptEraser(self.unet, concepts, self.empty)
+        layers = text_cross_attention(self.unet)
+        compared, looked_at = gate_layers(layers), probed_layers(layers)
+        # Random prompts have nothing of random concepts: a likeness of about 0.
+        low = -10.0 if is_open else 10.0
+        calibration = Calibration(
+            {n: (low, low) for n in compared}, {n: (low + 1, low + 1) for n in compared}
+        )
+        gate = PromptGate(
+            compared,
+            layer_values(),
+            torch.stack([concept.context for concept in concepts]),
+            [concept.tokens for concept in concepts],
+            self.empty,
+            [calibration] * count,
+        )
+        width = sum(layer.to_q.in_features for layer in looked_at)
+        watch = Watch(looked_at, [Probe((0.0,) * width, 0.0)] * count, self.empty.device)
+        return ConceptEraser(self.unet, concepts, self.empty, mode="adaptive", gate=gate, watch=watch)
+
     def _step(self, eraser: ConceptEraser | None, before_step: Callable[[], None] = lambda: None) -> float:
-        # The concepts' keys and values are computed once a pass, here by a step on tiny latents.
-        for latents in (self.latents[..., :8, :8], self.latents):
+        # What is computed once a pass, such as keys and values, falls to an earlier step on tiny latents.
+        for latents, timesteps in (
+            (self.latents[..., :8, :8], self.timesteps + 1),
+            (self.latents, self.timesteps),
+        ):
             if eraser:
                 eraser.rows = conditional_then_unconditional(1)
             before_step()
             started = time.perf_counter()
-            self.unet(latents, self.timesteps, context=self.context)
+            self.unet(latents, timesteps, context=self.context)
         return time.perf_counter() - started
+
+
+def calibration_seconds(concepts: Sequence[str]) -> float:
+    """How long it takes to calibrate the mode "adaptive" for concepts on Toyland, with an empty cache."""
+    model = load_checkpoint(WEIGHTS / "toyland.safetensors")
+    request = ErasureRequest(True, tuple(map(Concept, concepts)), mode="adaptive")
+    started = time.perf_counter()
+    erase(model, request, cache=None)
+    return time.perf_counter() - started
 
 
 @contextlib.contextmanager
@@ -130,7 +187,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=_at_least(3),
         default=15,
-        help="pairs of steps for each number of concepts (default: 15)",
+        help="pairs of steps for each row of the table (default: 15)",
     )
     parser.add_argument(
         "--size",
@@ -159,6 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     print("Building the U-Net (860M random weights) ...", flush=True)
     with torch.inference_mode():
+        first, both = calibration_seconds(["star"]), calibration_seconds(["star", "moon"])
         steps = _Steps(build_unet(), arguments.size)
         pairs = _measure(steps, arguments.rounds)
     result = {
@@ -172,7 +230,11 @@ def run(arguments: argparse.Namespace) -> int:
         "seconds_per_step_without": statistics.median(
             plain for measured in pairs.values() for plain, _, _ in measured
         ),
-        "concepts": {str(count): summarise(measured) for count, measured in pairs.items()},
+        "calibration_seconds": {"first concept": first, "a further one": both - first},
+        "steps": [
+            {"mode": kind[0], "concepts": kind[1], "gate_open": kind[2], **summarise(measured)}
+            for kind, measured in pairs.items()
+        ],
     }
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -180,20 +242,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(steps: _Steps, rounds: int) -> dict[int, list[tuple[float, float, float]]]:
-    """Seconds (without, with, of these inside hooks) of each pair, by the number of concepts."""
-    pairs: dict[int, list[tuple[float, float, float]]] = {count: [] for count in CONCEPTS}
-    for count in CONCEPTS:
-        steps.seconds(count)
+def _measure(steps: _Steps, rounds: int) -> dict[Kind, list[tuple[float, float, float]]]:
+    """Seconds (without, with, of these inside hooks) of each pair, by what is measured."""
+    pairs: dict[Kind, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}
+    for kind in KINDS:
+        steps.seconds(kind)
     pace = {} if sys.stderr.isatty() else {"mininterval": 15.0, "maxinterval": 15.0}
     for index in tqdm(range(rounds), unit="round", dynamic_ncols=True, **pace):
-        for count, measured in pairs.items():
+        for kind, measured in pairs.items():
             if index % 2:
-                erasing = steps.seconds(count)
-                measured.append((steps.seconds(0)[0], *erasing))
+                erasing = steps.seconds(kind)
+                measured.append((steps.seconds(KINDS[0])[0], *erasing))
             else:
-                plain, _ = steps.seconds(0)
-                measured.append((plain, *steps.seconds(count)))
+                plain, _ = steps.seconds(KINDS[0])
+                measured.append((plain, *steps.seconds(kind)))
     return pairs
 
 
@@ -217,11 +279,21 @@ def table(result: dict[str, Any]) -> str:
     """The result as aligned text."""
     lines = [f"{'':<28}{'s / step':>9}{'ratio':>8}   95 % interval    inside hooks"]
     lines.append(f"{'without the extension':<28}{result['seconds_per_step_without']:>9.3f}")
-    for count, figures in result["concepts"].items():
-        label = {"0": "no concepts (nothing hooked)", "1": "1 concept"}.get(count, f"{count} concepts")
+    for figures in result["steps"]:
         low, high = figures["ratio_interval_95"]
         lines.append(
-            f"{label:<28}{figures['seconds_per_step']:>9.3f}{figures['ratio']:>8.3f}"
+            f"{_label(figures):<28}{figures['seconds_per_step']:>9.3f}{figures['ratio']:>8.3f}"
             f"   [{low:.3f}, {high:.3f}]   {figures['ratio_inside_hooks']:>12.3f}"
         )
+    lines.append("")
+    for name, seconds in result["calibration_seconds"].items():
+        lines.append(f"calibrating on Toyland, {name}: {seconds:.1f} s")
     return "\n".join(lines)
+
+
+def _label(figures: dict[str, Any]) -> str:
+    count = figures["concepts"]
+    if count == 0:
+        return "no concepts (nothing hooked)"
+    gate = "" if figures["mode"] == "constant" else ", open" if figures["gate_open"] else ", closed"
+    return f"{figures['mode']}{gate}, {count} concept{'s' if count > 1 else ''}"

@@ -35,8 +35,8 @@ SPLITS: tuple[Split, ...] = ("tuning", "held-out")
 
 _CARRIER_SUBJECTS = {"star": "wizard"}
 _CARRIER_BACKGROUNDS = {"moon": "night", "stamp": "beach"}
-_PLAIN_SUBJECTS = tuple(s for s in SUBJECTS if s not in _CARRIER_SUBJECTS.values())
-_PLAIN_BACKGROUNDS = tuple(b for b in BACKGROUNDS if b not in _CARRIER_BACKGROUNDS.values())
+PLAIN_SUBJECTS = tuple(s for s in SUBJECTS if s not in _CARRIER_SUBJECTS.values())
+PLAIN_BACKGROUNDS = tuple(b for b in BACKGROUNDS if b not in _CARRIER_BACKGROUNDS.values())
 _ARTIST = " by Ada"
 _ADJECTIVES = (
     "beautiful",
@@ -108,20 +108,21 @@ def _scenes(concept: str, group: Group, rng: random.Random) -> Iterator[tuple[st
     """Pairs of subject and background without end; neither repeats before all have had their turn."""
     if group == "implicit":
         # Exactly one carrier: what the image shows then has one cause.
-        subjects = [_CARRIER_SUBJECTS[concept]] if concept in _CARRIER_SUBJECTS else list(_PLAIN_SUBJECTS)
+        subjects = [_CARRIER_SUBJECTS[concept]] if concept in _CARRIER_SUBJECTS else list(PLAIN_SUBJECTS)
         backgrounds = (
-            [_CARRIER_BACKGROUNDS[concept]] if concept in _CARRIER_BACKGROUNDS else list(_PLAIN_BACKGROUNDS)
+            [_CARRIER_BACKGROUNDS[concept]] if concept in _CARRIER_BACKGROUNDS else list(PLAIN_BACKGROUNDS)
         )
     elif group == "explicit":
-        subjects, backgrounds = list(_PLAIN_SUBJECTS), list(_PLAIN_BACKGROUNDS)
+        subjects, backgrounds = list(PLAIN_SUBJECTS), list(PLAIN_BACKGROUNDS)
     else:
         # Carriers of other concepts belong here: their concepts must stay.
         subjects = [s for s in SUBJECTS if s != _CARRIER_SUBJECTS.get(concept)]
         backgrounds = [b for b in BACKGROUNDS if b != _CARRIER_BACKGROUNDS.get(concept)]
-    return zip(_turns(subjects, rng), _turns(backgrounds, rng), strict=False)
+    return zip(turns(subjects, rng), turns(backgrounds, rng), strict=False)
 
 
-def _turns(values: list[str], rng: random.Random) -> Iterator[str]:
+def turns(values: list[str], rng: random.Random) -> Iterator[str]:
+    """Values without end, shuffled anew whenever all have had their turn."""
     # A generator of its own per list: how far one is read must not change the other.
     own = random.Random(rng.random())
     while True:
@@ -132,11 +133,16 @@ def _turns(values: list[str], rng: random.Random) -> Iterator[str]:
 def _prompt(
     concept: str, group: Group, subject: str, background: str, split: Split, rng: random.Random
 ) -> str:
-    """A wording that belongs to ``split``: a checksum of the text decides which one that is."""
+    """A wording that belongs to ``split``."""
     while True:
         text = _word(concept, group, subject, background, rng)
-        if SPLITS[zlib.crc32(text.encode()) % len(SPLITS)] == split:
+        if split_of(text) == split:
             return text
+
+
+def split_of(text: str) -> Split:
+    """The split that a wording belongs to: a checksum decides."""
+    return SPLITS[zlib.crc32(text.encode()) % len(SPLITS)]
 
 
 def _word(concept: str, group: Group, subject: str, background: str, rng: random.Random) -> str:

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from eiup.build import build_eraser
 from eiup.calibration import CalibrationCache
-from eiup.eraser import EncodedConcept
+from eiup.eraser import ConceptEraser, EncodedConcept
 from eiup.evidence import ImageEvidence
 from eiup.preserve import Twin
 from eiup.probes import Denoiser
 from eiup.request import ErasureRequest
-from eiup.rows import conditional_then_unconditional
+from eiup.rows import plan
 from eiup.sampling import sample_erased
 
 from .model import LatentDiffusion
+from .prompts import ScheduledPrompts, stack_contexts
 
 LATENT_SHAPE = (4, 16, 16)
 CFG_SCALE = 5.0
@@ -65,17 +66,56 @@ def ddim(model: LatentDiffusion, x: Tensor, guide: Guide, steps: int) -> Tensor:
     return denoised
 
 
-def predict(model: LatentDiffusion, x: Tensor, timestep: int, context: Tensor) -> tuple[Tensor, ...]:
-    """The noise in ``x [B, 4, 16, 16]`` under each of ``n`` contexts, stacked in ``context [n*B, 77, C]``."""
-    count = context.shape[0] // x.shape[0]
-    t = torch.full((context.shape[0],), timestep)
-    return model.apply_model(torch.cat([x] * count), t, context).chunk(count)
+def predict(model: LatentDiffusion, x: Tensor, timestep: int, contexts: Tensor) -> Tensor:
+    """The noise in ``x [R, 4, 16, 16]`` under ``contexts [R, T, C]``, without guidance."""
+    return model.apply_model(x, torch.full((len(x),), timestep), contexts)
+
+
+class Prompts:
+    """Prompts and negative prompts of a batch in the webui's syntax: conditional rows, then unconditional."""
+
+    def __init__(
+        self, model: LatentDiffusion, prompts: Sequence[str], negative_prompts: Sequence[str], steps: int
+    ):
+        self.model = model
+        self.positive = ScheduledPrompts(model, prompts, steps)
+        self.negative = ScheduledPrompts(model, negative_prompts, steps, composed=False)
+        self.empty = model.get_learned_conditioning([""])[0]
+
+    def predict(
+        self, x: Tensor, timestep: int, step: int, others: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        """The conditional noise, sub-prompts combined, and the unconditional; where there are ``others``,
+        further contexts, one an image, that under these as well. Each is ``[B, 4, 16, 16]``."""
+        contexts = [*self.positive.contexts(step), *self.negative.contexts(step), *others]
+        repeated = [x[self.positive.images], x, *([x] if others else [])]
+        predicted = predict(self.model, torch.cat(repeated), timestep, stack_contexts(contexts, self.empty))
+        rows, unconditional, *rest = predicted.split([len(part) for part in repeated])
+        return self.positive.combine(rows, unconditional), unconditional, *rest
 
 
 def to_images(model: LatentDiffusion, latents: Tensor) -> np.ndarray:
     """Decoded latents as ``[B, 128, 128, 3]`` uint8."""
     images = (model.decode_first_stage(latents).clamp(-1, 1) + 1) * 127.5
     return images.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def erase(
+    model: LatentDiffusion, request: ErasureRequest, cache: CalibrationCache | None, watches: bool = True
+) -> ConceptEraser:
+    """The eraser of a request's concepts in ``model``, to be entered. Without ``watches`` no image is begun
+    anew."""
+    return build_eraser(
+        model.model.diffusion_model,
+        encode_concepts(model, request),
+        model.get_learned_conditioning([""])[0],
+        model.get_learned_conditioning,
+        Denoiser(lambda *call: predict(model, *call), model.alphas_cumprod, LATENT_SHAPE),
+        mode=request.mode,
+        window=request.window,
+        cache=cache,
+        watches=watches,
+    )
 
 
 @torch.no_grad()
@@ -92,31 +132,18 @@ def generate(
 ) -> tuple[np.ndarray, dict[int, ImageEvidence]]:
     """Images ``[B, 128, 128, 3]`` uint8 under classifier-free guidance, and what was suppressed.
 
-    ``negative_prompt`` is one for all images, or one an image. Calibrations are kept in ``cache``.
+    Prompts are in the webui's syntax; ``negative_prompt`` is one for all images, or one an image.
+    Calibrations are kept in ``cache``.
     """
-    count = len(prompts)
-    negative = [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt
-    context = model.get_learned_conditioning([*prompts, *negative])
-    eraser = None
-    if request is not None and request.active:
-        empty = model.get_learned_conditioning([""])[0]
-        eraser = build_eraser(
-            model.model.diffusion_model,
-            encode_concepts(model, request),
-            empty,
-            model.get_learned_conditioning,
-            Denoiser(lambda *call: predict(model, *call)[0], model.alphas_cumprod, LATENT_SHAPE),
-            mode=request.mode,
-            window=request.window,
-            cache=cache,
-        )
-
+    negative = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
+    encoded = Prompts(model, prompts, negative, steps)
+    eraser = erase(model, request, cache) if request is not None and request.active else None
     twin = Twin() if eraser is not None and request.preserve else None
 
     def guide(x: Tensor, timestep: int, step: int) -> Tensor:
         if eraser is not None:
-            eraser.rows = conditional_then_unconditional(count, cfg_scale)
-        conditional, unconditional = predict(model, x, timestep, context)
+            eraser.rows = plan(encoded.positive.weights, cfg_scale)
+        conditional, unconditional = encoded.predict(x, timestep, step)
         epsilon = unconditional + cfg_scale * (conditional - unconditional)
         if twin is None:
             return epsilon

@@ -8,25 +8,30 @@ import numpy as np
 import pytest
 import torch
 
-from bench import quality
-from bench.cases import FOLDER, GROUPS, BenchCase, CaseError, generate_cases, read_cases, write_cases
-from bench.methods import (
-    METHODS,
-    SLD,
-    Method,
-    Shift,
-    concept_of,
-    erasing,
-    growth_inhibitors_context,
-    orthogonal_complement,
-    safety_guidance,
-    without_concept,
+from bench import many, quality
+from bench.adavd import Shift, orthogonal_complement
+from bench.cases import (
+    ATTACKS,
+    FOLDER,
+    GROUPS,
+    BenchCase,
+    CaseError,
+    generate_cases,
+    generate_many_cases,
+    read_cases,
+    write_cases,
 )
+from bench.growth_inhibitors import growth_inhibitors_context
+from bench.inversion import embedding_for, optimise
+from bench.method import Method, scale_of
+from bench.methods import METHODS, erasing, without_concept
 from bench.pictures import draw_chart
 from bench.results import Results, case_key
+from bench.sld import SLD, safety_guidance
 from demo.toyland.model import WEIGHTS, load_checkpoint
 from demo.toyland.oracle import load_oracle
 from demo.toyland.pipeline import generate
+from demo.toyland.world import CONCEPTS
 
 CASE = {"prompt": "a wizard in snow", "seed": 1, "concept": "star", "group": "implicit"}
 
@@ -47,18 +52,38 @@ def oracle():
 @pytest.mark.parametrize("split", ["tuning", "held-out"])
 def test_the_committed_cases_are_the_generators(split):
     assert read_cases(FOLDER / f"{split}.jsonl") == generate_cases(split)
+    assert read_cases(FOLDER / f"many-{split}.jsonl") == generate_many_cases(split)
 
 
-def test_tuning_and_held_out_share_nothing():
-    tuning, held_out = (read_cases(FOLDER / f"{split}.jsonl") for split in ("tuning", "held-out"))
-    assert not {c.prompt for c in tuning} & {c.prompt for c in held_out}
+@pytest.mark.parametrize("name", ["{}", "many-{}"])
+def test_tuning_and_held_out_share_nothing(name):
+    tuning, held_out = (read_cases(FOLDER / f"{name.format(s)}.jsonl") for s in ("tuning", "held-out"))
+    texts = [{(c.prompt, c.negative_prompt) for c in cases} for cases in (tuning, held_out)]
+    assert not texts[0] & texts[1]
     assert not {c.seed for c in tuning} & {c.seed for c in held_out}
+
+
+def test_held_out_cells_have_64_cases():
+    cells = quality.select(read_cases(FOLDER / "held-out.jsonl"))
+    sizes = {names: len(cases) for names, cases in cells.items()}
+    assert {size for (_, group), size in sizes.items() if not group.startswith("attack")} == {64}
+    for kind in ATTACKS:
+        assert sum(size for (_, group), size in sizes.items() if group == f"attack: {kind}") == 64
+    many_cells = quality.select(read_cases(FOLDER / "many-held-out.jsonl"))
+    assert {len(cases) for cases in many_cells.values()} == {64}
+
+
+def test_cases_without_any_concept_name_none():
+    plain = [c for c in read_cases(FOLDER / "many-held-out.jsonl") if c.group == "unrelated"]
+    words = {word for case in plain for word in case.prompt.replace(",", "").split()}
+    assert not words & {*CONCEPTS, "wizard", "night", "beach"}
 
 
 def test_cases_survive_their_file(tmp_path):
     cases = [
         BenchCase("a cat, \u2028 \N{SNOWMAN}", 2**63 - 1, "moon", "attack"),
-        BenchCase("a cat", 0, "ball", "unrelated", "cat", "snow", "ugly"),
+        BenchCase("a cat", 0, "ball", "unrelated", "cat", "snow", "ugly", -4.5),
+        BenchCase("a (star:2)", 0, "star", "attack", attack="emphasis"),
     ]
     write_cases(tmp_path / "cases.jsonl", cases)
     assert read_cases(tmp_path / "cases.jsonl") == cases
@@ -76,6 +101,9 @@ def test_cases_survive_their_file(tmp_path):
         ({**CASE, "group": ["attack"]}, ["group is ['attack']", "implicit"]),
         ({**CASE, "subject": None}, ["subject is None", "wizard, knight"]),
         ({**CASE, "negative_prompt": 3}, ["negative_prompt is 3", "text"]),
+        ({**CASE, "cfg_scale": "5"}, ["cfg_scale is '5'", "a number from -30 to 30"]),
+        ({**CASE, "cfg_scale": 31}, ["cfg_scale is 31", "a number from -30 to 30"]),
+        ({**CASE, "attack": "magic"}, ["attack is 'magic'", "emphasis, composition"]),
         ({**CASE, "steps": 3}, ["steps is 3", "the fields prompt, seed"]),
         ({k: v for k, v in CASE.items() if k != "seed"}, ["seed is None", "an integer from 0"]),
         ([1], ["the line is '[1]'", "a JSON object"]),
@@ -177,17 +205,18 @@ def test_adavd_keeps_the_orthogonal_and_removes_the_parallel():
 
 
 def test_growth_inhibitors_insert_the_concept_behind_the_prompt(model):
-    plain, erased, own, inserted = growth_inhibitors_context(model, ["a cat in snow", "cat " * 90], "star")
-    assert inserted == [slice(5, 6), slice(75, 76)]
+    prompts = ["a cat in snow", "cat " * 75, "a cat BREAK snow"]
+    plain, erased, own, inserted = growth_inhibitors_context(model, prompts, ["star", "red moon"])
+    assert inserted == [slice(5, 8), slice(73, 76), slice(79, 82)]
     for row, at in enumerate(inserted):
         torch.testing.assert_close(erased[row, : at.start], plain[row, : at.start])
-        torch.testing.assert_close(erased[row, at], own[1:2])
+        torch.testing.assert_close(erased[row, at], own)
 
 
 @pytest.mark.slow
 def test_methods_restore_the_model_and_ours_is_the_product(model):
     cases = [BenchCase(**CASE), BenchCase("a cat with a star", 2, "star", "explicit", negative_prompt="ugly")]
-    images = {name: method.generate(model, cases, 2) for name, method in METHODS.items()}
+    images = {name: method.generate(model, cases, ["star"], 2) for name, method in METHODS.items()}
     plain, _ = generate(model, [c.prompt for c in cases], [1, 2], steps=2, negative_prompt=["", "ugly"])
     assert np.array_equal(images["none"], plain)
     for name, made in images.items():
@@ -196,12 +225,49 @@ def test_methods_restore_the_model_and_ours_is_the_product(model):
     # The first prompt does not name its concept: there is no word to take out.
     assert np.array_equal(images["prompt-edit"][0], plain[0])
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert np.array_equal(erasing("off", "", strength=0).generate(model, cases, 2), plain)
+    assert np.array_equal(erasing("off", "", strength=0).generate(model, cases, ["star"], 2), plain)
 
 
-def test_a_batch_has_one_concept():
-    with pytest.raises(ValueError, match=r"\['moon', 'star'\] in one batch"):
-        concept_of([BenchCase(**CASE), BenchCase(**{**CASE, "concept": "moon"})])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_every_kind_of_prompt_and_several_concepts(model, name):
+    prompts = ["a cat AND a star :0.5", "a [cat|star] BREAK snow"]
+    cases = [
+        BenchCase(p, i, "star", "attack", negative_prompt="a moon", cfg_scale=-2)
+        for i, p in enumerate(prompts)
+    ]
+    both = METHODS[name].generate(model, cases, ["star", "cat"], 2)
+    assert both.shape == (2, 128, 128, 3)
+    if name != "none":
+        assert not np.array_equal(both, METHODS[name].generate(model, cases, ["star"], 2))
+
+
+def test_a_batch_has_one_guidance_scale():
+    with pytest.raises(ValueError, match=r"\[3.0, 5.0\] in one batch"):
+        scale_of([BenchCase(**CASE), BenchCase(**CASE, cfg_scale=3.0)])
+
+
+# ---------------------------------------------------------------------------------------- inversion
+
+
+@pytest.mark.parametrize("name", ["none", "adavd", "growth-inhibitors", "eiup-constant", "eiup-strict"])
+def test_an_embedding_is_optimised_through_the_method(model, name, tmp_path):
+    found = optimise(METHODS[name], model, "star", steps=2)
+    assert torch.isfinite(found).all()
+    assert not torch.equal(found, optimise(METHODS[name], model, "star", steps=0))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert name == "none" or not torch.equal(found, optimise(METHODS["none"], model, "star", steps=2))
+
+
+def test_an_embedding_is_optimised_once(model, tmp_path):
+    def unused(model, concept):
+        raise AssertionError("optimised again")
+
+    path = tmp_path / "embedding.safetensors"
+    embedding = embedding_for(METHODS["none"], model, "moon", path)
+    assert torch.equal(
+        embedding, embedding_for(Method("x", "", "", None, attacked=unused), model, "moon", path)
+    )
 
 
 # ---------------------------------------------------------------------------------------- resuming
@@ -211,18 +277,19 @@ class Painter:
     """Stands in for a model: counts its images and is interrupted after ``limit`` batches."""
 
     def __init__(self, limit=None):
-        self.made, self.limit = [], limit
+        self.made, self.erased, self.limit = [], [], limit
 
     def method(self, name, shift=0):
-        def run(model, cases, steps):
+        def run(model, cases, concepts, steps):
             if self.limit is not None and len(self.made) >= self.limit:
                 raise KeyboardInterrupt
             self.made.append((name, *(case_key(c) for c in cases)))
+            self.erased.append((name, *concepts))
             rng = np.random.default_rng([c.seed for c in cases])
             images = rng.integers(0, 256 - shift, (len(cases), 128, 128, 3), np.uint8)
             return images + np.uint8(shift)
 
-        return Method(name, f"paints with {shift}", "", run, {"shift": shift})
+        return Method(name, f"paints with {shift}", "", run, {"shift": shift}, erases=shift > 0)
 
 
 def run_with(painter, folder, oracle, oracle_id="one", count=10, **options):
@@ -282,6 +349,44 @@ def test_figures_and_intervals(tmp_path, oracle):
     assert cell["shows"]["of"] == 2
     assert 0 <= cell["shows"]["low"] <= cell["shows"]["rate"] <= cell["shows"]["high"] <= 1
     json.dumps(report, allow_nan=False)
+
+
+def test_attacks_are_counted_by_kind_over_concepts(tmp_path, oracle):
+    cells = quality.select(generate_cases("tuning"), groups=["attack"], images=2)
+    cells = {
+        names: cases for names, cases in cells.items() if names[1] in ("attack: split", "attack: editing")
+    }
+    painter = Painter()
+    methods = [painter.method("none"), painter.method("brighter", 3)]
+    results = {m.name: Results(tmp_path / "runs", m, 4, "checkpoint", oracle, "one") for m in methods}
+    quality.make_images(None, methods, cells, results, 4)
+    report = quality.summarise(methods, cells, results)
+    assert report["cells"] == []
+    assert [(c["group"], c["method"], c["shows"]["of"]) for c in report["attacks"]] == [
+        ("editing", "none", 8), ("editing", "brighter", 8), ("split", "none", 8), ("split", "brighter", 8),
+    ]  # fmt: skip
+
+
+def test_many_concepts_are_erased_together_and_one_after_the_other(tmp_path, oracle, monkeypatch, capsys):
+    painter = Painter()
+    methods = {"none": painter.method("none"), "brighter": painter.method("brighter", 3)}
+    monkeypatch.setattr(many, "METHODS", methods)
+    monkeypatch.setattr(quality, "METHODS", methods)
+    parser = argparse.ArgumentParser(description="")
+    many.add_arguments(parser)
+    options = ["--counts", "1,2", "--images", "2", "--cases", str(FOLDER / "many-tuning.jsonl")]
+    assert many.run(parser.parse_args([*options, "--out", str(tmp_path)])) == 0
+    assert {e for e in painter.erased if e[0] == "brighter"} == {
+        ("brighter", "star"),
+        ("brighter", "star", "moon"),
+    }
+    # Two stars and two without any, and then two moons: what is made without erasure is made once.
+    assert [len(batch) - 1 for batch in painter.made if batch[0] == "none"] == [2, 2, 2]
+    rows = json.loads((tmp_path / "many.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["concepts"], row["method"], len(row["shows"])) for row in rows] == [
+        (1, "none", 1), (1, "brighter", 1), (2, "none", 2), (2, "brighter", 2),
+    ]  # fmt: skip
+    assert "star" in capsys.readouterr().out
 
 
 def test_no_chart_without_both_figures():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.prompt_schedule import get_learned_conditioning_prompt_schedules
+from .prompt_schedule import get_learned_conditioning_prompt_schedules
 
 __all__ = [
     "ComposableScheduledPromptConditioning", "DictWithShape", "MulticondLearnedConditioning",
