@@ -26,7 +26,7 @@ from demo.toyland.model import WEIGHTS, LatentDiffusion, load_checkpoint
 from demo.toyland.oracle import WEIGHTS as ORACLE_WEIGHTS
 from demo.toyland.oracle import Oracle, accuracy, load_oracle
 from demo.toyland.prompts import textual_inversion
-from demo.toyland.world import CARRIER_RATE, CONCEPTS, render, sample_scene
+from demo.toyland.world import CARRIER_RATE, CONCEPTS, region, render, sample_scene
 
 from .cases import ATTACKS, FOLDER, GROUPS, BenchCase, CaseError, read_cases
 from .inversion import embedding_for
@@ -236,6 +236,7 @@ def summarise(methods: Sequence[Method], cells: Cells, results: Mapping[str, Res
                 "shows": rate([hit for c in own if c["group"] in ERASED_GROUPS for hit in c["_shows"]]),
                 "retained": rate([hit for c in own for hit in c["_retained"]]),
                 "psnr_unrelated": _mean([p for c in own if c["group"] == "unrelated" for p in c["_psnr"]]),
+                "outside": _mean([x for c in own if c["group"] in ERASED_GROUPS for x in c["_outside"]]),
                 "seconds": _mean([s for c in own for s in c["_seconds"]]),
                 "relative_time": _median([t for c in own for t in c["_relative_time"]]),
             }
@@ -259,11 +260,14 @@ def _mean(values: Sequence[float]) -> float | None:
 def _cell(cases: Sequence[BenchCase], results: Results, reference: Results) -> dict[str, Any]:
     """The figures of cases; what starts with ``_`` is one value an image."""
     ours, plain = [results[case] for case in cases], [reference[case] for case in cases]
-    distances, identical = [], []
-    for own, other in zip(ours, plain):
+    distances, identical, outside = [], [], []
+    for own, other, case in zip(ours, plain, cases):
         with Image.open(own.image) as first, Image.open(other.image) as second:
             distances.append(psnr(first, second))
-            identical.append(np.array_equal(np.asarray(first), np.asarray(second)))
+            pixels, original = np.asarray(first), np.asarray(second)
+        identical.append(np.array_equal(pixels, original))
+        if other.judgement.shows(case.concept) and (where := region(original, case.concept)) is not None:
+            outside.append(float(np.abs(pixels.astype(int) - original)[~where].mean()))
     shows = [r.judgement.shows(case.concept) for r, case in zip(ours, cases)]
     others = [
         any(r.judgement.shows(c) and not p.judgement.shows(c) for c in CONCEPTS if c != case.concept)
@@ -281,9 +285,11 @@ def _cell(cases: Sequence[BenchCase], results: Results, reference: Results) -> d
         "other_concept": rate(others),
         "psnr": _mean(distances),
         "identical": float(np.mean(identical)),
+        "outside": _mean(outside),
         "_shows": shows,
         "_retained": retained,
         "_psnr": distances,
+        "_outside": outside,
         "_seconds": [r.seconds for r in ours],
         "_relative_time": [r.seconds / p.seconds for r, p in zip(ours, plain)],
     }
@@ -358,7 +364,7 @@ def table(report: dict[str, Any]) -> str:
     width = 2 + max(len(m["method"]) for m in report["methods"])
     heading = (
         f"{'method':{width}}{'concept':9}{'group':14}{'n':>4}  {'shows':18}{'subject right':18}"
-        f"{'subject kept':18}{'brings another':18}{'PSNR dB':>7}{'identical':>11}"
+        f"{'subject kept':18}{'brings another':18}{'PSNR dB':>7}{'identical':>11}{'outside':>9}"
     )
 
     def line(cell: dict[str, Any]) -> str:
@@ -366,6 +372,7 @@ def table(report: dict[str, Any]) -> str:
             f"{cell['method']:{width}}{cell['concept']:9}{cell['group']:14}{cell['images']:4}  "
             f"{share(cell['shows']):18}{share(cell['subject_right']):18}{share(cell['subject_retained']):18}"
             f"{share(cell['other_concept']):18}{cell['psnr']:7.1f}{cell['identical']:11.2f}"
+            f"{number(cell['outside']):>9}"
         )
 
     erased = ", ".join(report["erased"]) if report.get("erased") else "each case's own concept"
@@ -374,20 +381,21 @@ def table(report: dict[str, Any]) -> str:
         f"Erased: {erased}",
         "Rates with 95 % intervals; PSNR against no erasure, at most 60 dB; time of the processor",
         "brings another: another concept shows that does not without erasure",
+        "outside: mean difference, of 255, where the un-erased image does not show the concept",
     ]
     for title, cells in (("", report["cells"]), ("Attacks", report["attacks"])):
         if cells:
             lines += [title, heading, *map(line, cells)]
     lines += [
         "",
-        f"{'method':{width}}{'still shows':18}{'subject kept':18}{'PSNR unrelated':>14}"
+        f"{'method':{width}}{'still shows':18}{'subject kept':18}{'PSNR unrelated':>14}{'outside':>9}"
         f"{'s/image':>9}{'time':>7}",
     ]
     for method in report["methods"]:
         lines.append(
             f"{method['method']:{width}}{share(method['shows']):18}{share(method['retained']):18}"
-            f"{number(method['psnr_unrelated']):>14}{number(method['seconds'], 2):>9}"
-            f"{number(method['relative_time'], 2):>6}x"
+            f"{number(method['psnr_unrelated']):>14}{number(method['outside']):>9}"
+            f"{number(method['seconds'], 2):>9}{number(method['relative_time'], 2):>6}x"
         )
     lines.append("")
     for name in ("renders", "reconstructions"):

@@ -16,7 +16,7 @@ from .evidence import CallEvidence, ImageEvidence, Recorder
 from .gate import Decision, PromptGate
 from .rows import Rows
 from .schedule import Window, progress
-from .watch import ESCALATION, Watch
+from .watch import Watch
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -194,14 +194,14 @@ class ConceptEraser:
         return {
             image: evidence.with_looks(
                 self.watch.seen[image].tolist() if image in self.watch.seen else None,
-                [(image, k) in self.watch.escalations for k in range(len(self.concepts))],
+                [self.watch.erased.get((image, k), 0.0) > 0 for k in range(len(self.concepts))],
             )
             for image, evidence in images.items()
         }
 
     @property
     def must_begin_anew(self) -> bool:
-        """Whether a concept was seen to form in the sampling pass so far."""
+        """Whether the sampling pass so far was seen not to be what it should be."""
         return self.watch is not None and self.watch.must_begin_anew
 
     def take_over(self, previous: ConceptEraser) -> None:
@@ -218,6 +218,7 @@ class ConceptEraser:
         """Forget the sampling pass so far, but for what was seen in it."""
         if self.watch is not None:
             self.watch.begin_anew()
+        self.opened.clear()
         self.recorder.calls.clear()
 
     def __enter__(self) -> ConceptEraser:
@@ -276,8 +277,9 @@ class ConceptEraser:
         if call.erased and self.gate is not None:
             call.apply(self._decide(call.select(context)))
         if self.watch is not None:
-            for (image, concept), times in self.watch.escalations.items():
-                call.enforce(image, concept, ESCALATION**times)
+            for (image, concept), factor in self.watch.erased.items():
+                if factor:
+                    call.enforce(image, concept, factor)
         call.settle()
         self.opened.update(call.active_images)
         if self.suspended:

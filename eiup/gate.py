@@ -17,7 +17,9 @@ and then with the maximum over the concept's tokens, ::
 
     z = min of (s - m) / (A - m)                    0 as in neutral prompts, 1 as where the concept is named
     g = clamp((z - LOW) / (HIGH - LOW), 0, 1)       the gate
-    f = clamp(mean of s / A, 1, MAX_FACTOR)         so that emphasis, as in "(star:1.6)", does not get past
+    f = clamp((mean of s / A)^EMPHASIS, 1, MAX_FACTOR)      so that "(star:1.6)" does not get past
+
+The exponent is there since emphasis multiplies keys, too, so that the image attends such a token the more.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
 
 VERSION = 2
 LOW, HIGH = 0.62, 0.70
-MAX_FACTOR = 3.0
+EMPHASIS = 1.4
+MAX_FACTOR = 6.0
 MIN_SPAN = 0.3
 
 # The values [B, T, C'] that an attention layer makes of contexts [B, T, C].
@@ -115,7 +118,7 @@ class Decision:
 def decide(presence: Tensor, ratio: Tensor) -> Decision:
     """``g`` and ``f`` from ``z`` and ``s / A``."""
     gate = ((presence - LOW) / (HIGH - LOW)).clamp(0, 1)
-    return Decision(presence, gate, ratio.clamp(1, MAX_FACTOR))
+    return Decision(presence, gate, ratio.clamp_min(1).pow(EMPHASIS).clamp_max(MAX_FACTOR))
 
 
 class PromptGate:

@@ -3,8 +3,11 @@
 A prompt may bring a concept in by a way of its own, which has nothing of the concept's text. But once about
 a third of the noise schedule is done, the U-Net's features say what is forming. So images are looked at then,
 once a sampling pass, with the concepts' probes (:mod:`eiup.probes`). An image whose ``q`` reaches ``BOUND``
-is begun anew from its noise, with the concept erased in it; one in which that hardly lowered ``q`` is begun
-anew once more, with a larger weight.
+is begun anew from its noise, with the concept erased in it.
+
+Whether that was right, the next look tells, since the cause of ``q`` was taken away: where more than
+``STUBBORN`` of it is left, the image is begun anew with a larger weight; and where more than ``MISTAKEN`` of
+it is left even then, the probe saw something else. Such an image is begun anew as it was.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from torch import Tensor, nn
 from .probes import WATCHED_AT, Probe
 
 BOUND = 0.55
-# What an image was seen to form is erased with this much more weight than what its prompt asks for ...
+# Shares of the first look's q.
+STUBBORN = 0.45
+MISTAKEN = 0.6
+# A larger weight: so many times what the prompt asks for.
 ESCALATION = 1.25
-# ... and with as much again, so many times in all, where so much of it is still seen.
-MOST_ESCALATIONS = 2
-UNCHANGED = 0.7
 
 
 class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
@@ -31,30 +34,31 @@ class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
 class Watch:
     """Looks at the images of a sampling pass with the probes of its concepts, in U-Net ``layers``.
 
-    ``seen`` holds how clearly each concept was seen at most, ``[K]`` by an image's index; ``escalations``
-    how often its weight was raised, by the image's and the concept's index.
+    ``seen`` holds how clearly each concept was seen at most, ``[K]`` by an image's index; ``erased`` the
+    factors with which what was seen is erased, by the image's and the concept's index, 0 where the probe
+    was mistaken.
     """
 
     def __init__(self, layers: Sequence[nn.Module], probes: Sequence[Probe], device: torch.device):
         self.layers = tuple(layers)
         self.seen: dict[int, Tensor] = {}
-        self.escalations: dict[tuple[int, int], int] = {}
+        self.erased: dict[tuple[int, int], float] = {}
         self._directions = torch.tensor([probe.direction for probe in probes], device=device)
         self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
         self._features: dict[nn.Module, Tensor] = {}
-        self._forming: dict[tuple[int, int], int] = {}
+        self._next: dict[tuple[int, int], float] = {}
         self._looked_at: float | None = None
         self._closed = False
 
     @property
     def must_begin_anew(self) -> bool:
-        """Whether a concept was seen to form in the sampling pass so far."""
-        return bool(self._forming)
+        """Whether the sampling pass so far was seen not to be what it should be."""
+        return bool(self._next)
 
     def begin_anew(self) -> None:
         """A sampling pass begins; what was seen in the last one is erased in it."""
-        self.escalations.update(self._forming)
-        self._forming.clear()
+        self.erased.update(self._next)
+        self._next.clear()
         self._looked_at = None
 
     def close(self) -> None:
@@ -64,7 +68,7 @@ class Watch:
 
     def check(self, at: float) -> None:
         """Raise :class:`ConceptForming` where progress ``at`` lies behind a look that saw a concept."""
-        if self._forming and at != self._looked_at:
+        if self._next and at != self._looked_at:
             raise ConceptForming
 
     def looks(self, at: float) -> bool:
@@ -96,12 +100,15 @@ class Watch:
         to be erased at all. Returns the images to begin anew.
         """
         for image, q, image_erased in zip(images, self.q(rows), erased.tolist()):
-            self.seen[image] = torch.maximum(self.seen[image], q) if image in self.seen else q
-            for k in ((q >= BOUND) & wanted).nonzero().flatten().tolist():
-                times = self.escalations.get((image, k), 0) + 1
-                # Where the prompt opened the gate, nobody knows what the image would show without erasing.
-                unforeseen = times == 1 and not image_erased[k]
-                unchanged = 1 < times <= MOST_ESCALATIONS and q[k] >= UNCHANGED * self.seen[image][k]
-                if unforeseen or unchanged:
-                    self._forming[image, k] = times
-        return {image for image, _ in self._forming}
+            most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
+            for k in wanted.nonzero().flatten().tolist():
+                factor = self.erased.get((image, k))
+                if factor is None:
+                    # Where the prompt opened the gate, nobody knows what the image would show otherwise.
+                    if q[k] >= BOUND and not image_erased[k]:
+                        self._next[image, k] = 1.0
+                elif factor == 1.0 and q[k] > STUBBORN * most[k]:
+                    self._next[image, k] = ESCALATION
+                elif factor == ESCALATION and q[k] > MISTAKEN * most[k]:
+                    self._next[image, k] = 0.0
+        return {image for image, _ in self._next}

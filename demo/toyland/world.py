@@ -14,6 +14,7 @@ Four more objects (ball, balloon, heart, flower) appear only when a caption name
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +69,16 @@ OBJECT_SLOTS = {
     "heart": ("mid-left", "mid-right", "sky-left", "sky-right"),
     "flower": ("ground-left", "ground-right"),
 }
+
+OBJECT_COLOURS = {
+    "star": (255, 206, 20),
+    "moon": (246, 244, 214),
+    "ball": (30, 86, 220),
+    "balloon": (240, 60, 170),
+    "heart": (224, 24, 40),
+    "flower": (168, 92, 226),
+}
+STAMP_CENTRE = (107, 107)
 
 
 @dataclass(frozen=True)
@@ -315,6 +326,8 @@ def _object(image: Image.Image, name: str, slot: str, rng: np.random.Generator) 
     x, y = SLOTS[slot]
     pen = _Pen(image, x + rng.uniform(-3, 3), y + rng.uniform(-3, 3), rng.uniform(0.94, 1.08))
 
+    colour = OBJECT_COLOURS[name]
+
     def shade(*colour):
         return _vary(colour, rng, 8)
 
@@ -323,21 +336,21 @@ def _object(image: Image.Image, name: str, slot: str, rng: np.random.Generator) 
         radii = [17.5 if i % 2 == 0 else 8.2 for i in range(10)]
         angles = [turn + i * np.pi / 5 for i in range(10)]
         points = [(r * np.cos(a), r * np.sin(a)) for r, a in zip(radii, angles)]
-        pen.polygon(points, shade(255, 206, 20))
+        pen.polygon(points, shade(*colour))
     elif name == "moon":
         # A crescent as one polygon: down the outer arc and back along the inner one.
         outer = np.linspace(0.5 * np.pi, 1.5 * np.pi, 24)
         points = [(5 + 17 * np.cos(a), 17 * np.sin(a)) for a in outer]
         points += [(5 + 5 * np.cos(a), 17 * np.sin(a)) for a in outer[::-1]]
-        pen.polygon(points, shade(246, 244, 214))
+        pen.polygon(points, shade(*colour))
     elif name == "ball":
-        pen.ellipse(0, 0, 13, 13, shade(30, 86, 220))
+        pen.ellipse(0, 0, 13, 13, shade(*colour))
         pen.box(-12, -3, 12, 3, shade(246, 246, 246))
     elif name == "balloon":
         pen.box(-1, 12, 1, 26, shade(90, 60, 80))
-        pen.ellipse(0, 0, 12, 15, shade(240, 60, 170))
+        pen.ellipse(0, 0, 12, 15, shade(*colour))
     elif name == "heart":
-        colour = shade(224, 24, 40)
+        colour = shade(*colour)
         pen.ellipse(-7, -5, 8, 8, colour)
         pen.ellipse(7, -5, 8, 8, colour)
         pen.polygon([(-14.4, -2), (14.4, -2), (0, 16)], colour)
@@ -345,12 +358,12 @@ def _object(image: Image.Image, name: str, slot: str, rng: np.random.Generator) 
         pen.box(-1.5, 0, 1.5, 18, shade(40, 130, 40))
         for i in range(5):
             angle = i * 2 * np.pi / 5 - np.pi / 2
-            pen.ellipse(8 * np.cos(angle), -4 + 8 * np.sin(angle), 6.5, 6.5, shade(168, 92, 226))
+            pen.ellipse(8 * np.cos(angle), -4 + 8 * np.sin(angle), 6.5, 6.5, shade(*colour))
         pen.ellipse(0, -4, 5, 5, shade(250, 220, 60))
 
 
 def _stamp(image: Image.Image) -> None:
-    pen = _Pen(image, 107, 107)
+    pen = _Pen(image, *STAMP_CENTRE)
     pen.box(-15, -15, 15, 15, (250, 250, 250))
     pen.box(-12, -12, 12, 12, (20, 20, 24))
     pen.polygon([(-12, 12), (12, -12), (12, 12)], (250, 250, 250))
@@ -382,3 +395,25 @@ def render(scene: Scene) -> np.ndarray:
         _stamp(large)
         image = large.resize((SIZE, SIZE), Image.Resampling.BOX)
     return np.asarray(image)
+
+
+def region(image: np.ndarray, concept: str) -> np.ndarray | None:
+    """Where ``image [128, 128, 3]``, which shows ``concept``, may show it: ``[128, 128]`` bool.
+
+    These are the squares around the places of an object that have its colour, or around the stamp. None
+    for a style, which is everywhere, and where no place has the colour.
+    """
+    if concept == "mosaic":
+        return None
+    if concept == "stamp":
+        return _squares([STAMP_CENTRE])
+    near = np.abs(image.astype(int) - OBJECT_COLOURS[concept]).max(-1) <= 60
+    places = [SLOTS[slot] for slot in OBJECT_SLOTS[concept]]
+    shown = [place for place in places if (near & _squares([place])).sum() >= 60]
+    return _squares(shown) if shown else None
+
+
+def _squares(centres: Sequence[tuple[int, int]], half: int = 24) -> np.ndarray:
+    """The union of squares around ``centres``."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return np.any([np.maximum(abs(x - cx), abs(y - cy)) <= half for cx, cy in centres], axis=0)

@@ -8,6 +8,7 @@ import torch
 from eiup import attention
 from eiup.build import build_eraser
 from eiup.eraser import ConceptEraser, text_cross_attention
+from eiup.gate import EMPHASIS
 from eiup.preserve import Twin
 from eiup.probes import Denoiser, Probe, probed_layers
 from eiup.rows import Row
@@ -89,8 +90,8 @@ def test_emphasis_in_the_prompt_raises_the_correction():
             eraser.rows = (Row(0, True, 1),)
             return unet(x, t, context=emphasised[None])
 
-    doubled = ConceptEraser(unet, [make_concept(weight=2.0)], EMPTY)
-    torch.testing.assert_close(run(gated_eraser(unet, [concept])), run(doubled), atol=1e-4, rtol=1e-4)
+    more = ConceptEraser(unet, [make_concept(weight=2.0**EMPHASIS)], EMPTY)
+    torch.testing.assert_close(run(gated_eraser(unet, [concept])), run(more), atol=1e-4, rtol=1e-4)
 
 
 def test_a_prompt_that_changes_between_steps_is_judged_anew():
@@ -149,12 +150,23 @@ def test_a_suspended_eraser_changes_nothing_and_says_what_it_would_have():
 # ------------------------------------------------------------------------------------------ watch
 
 
-def watching(unet, q, weight=2.0):
-    """An eraser that sees its concepts with ``q[k]`` whatever the image shows."""
-    layers = probed_layers(text_cross_attention(unet))
-    width = sum(layer.to_q.in_features for layer in layers)
-    watch = Watch(layers, [Probe((0.0,) * width, -value) for value in q], torch.device("cpu"))
-    concepts = [make_concept(str(k), (1, 2), weight, k + 1) for k in range(len(q))]
+class SeeingWatch(Watch):
+    """Sees its concepts with ``q[i][k]`` in its look ``i``, and from the last one on the same."""
+
+    def __init__(self, layers, q):
+        width = sum(layer.to_q.in_features for layer in layers)
+        super().__init__(layers, [Probe((0.0,) * width, 0.0)] * len(q[0]), torch.device("cpu"))
+        self.coming = list(q)
+
+    def q(self, rows):
+        assert super().q(rows).shape == (1, len(self.coming[0]))
+        return torch.tensor([self.coming.pop(0) if len(self.coming) > 1 else self.coming[0]])
+
+
+def watching(unet, *q, weight=2.0):
+    """An eraser that sees its concepts with ``q[i][k]`` in its look ``i``, whatever the image shows."""
+    watch = SeeingWatch(probed_layers(text_cross_attention(unet)), q)
+    concepts = [make_concept(str(k), (1, 2), weight, k + 1) for k in range(len(q[0]))]
     gate = gated_eraser(unet, concepts).gate
     return ConceptEraser(unet, concepts, EMPTY, mode="adaptive", gate=gate, watch=watch)
 
@@ -171,19 +183,33 @@ def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 300.0
     return x
 
 
-def test_an_image_in_which_a_concept_is_seen_is_begun_anew_with_it_erased():
-    unet, passes = make_unet(), []
-    eraser = watching(unet, [1.0])
+# The first call late enough for a look is the third; the one after a look that saw something is of no use.
+LOOK, WHOLE = [900, 700, 500], [900, 700, 500, 300, 100]
+
+
+@pytest.mark.parametrize(
+    ("looks", "passes", "factor"),
+    [
+        ([1.0, 0.4], [LOOK, WHOLE], 1.0),
+        ([1.0, 0.5, 0.5], [LOOK, LOOK, WHOLE], ESCALATION),
+        ([1.0, 0.9, 0.3], [LOOK, LOOK, WHOLE], ESCALATION),
+        ([1.0, 0.9, 0.7], [LOOK, LOOK, LOOK, WHOLE], 0.0),
+    ],
+)
+def test_an_image_in_which_a_concept_is_seen_is_begun_anew_as_often_as_it_takes(looks, passes, factor):
+    unet, made = make_unet(), []
+    eraser = watching(unet, *([q] for q in looks))
     with eraser:
-        result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes))
-    # The first call late enough is the third; the next one would be of no use. An escalation follows.
-    assert passes == [[900, 700, 500]] * 2 + [[900, 700, 500, 300, 100]]
-    constant = ConceptEraser(unet, [make_concept("0", (1, 2), 2.0 * ESCALATION**2, 1)], EMPTY)
-    with constant:
-        expected = denoise(unet, constant, EMPTY, [])
-    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made))
+    assert made == passes
+    if factor:
+        with ConceptEraser(unet, [make_concept("0", (1, 2), 2.0 * factor, 1)], EMPTY) as constant:
+            expected = denoise(unet, constant, EMPTY, [])
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    else:  # what was seen was not the concept
+        assert torch.equal(result, denoise(unet, None, EMPTY, []))
     (seen,) = eraser.evidence()[0].concepts
-    assert (seen.gate, seen.begun_anew) == (1, True)
+    assert (seen.gate, seen.begun_anew) == (float(factor > 0), factor > 0)
     assert seen.seen == pytest.approx(1)
 
 
@@ -199,10 +225,10 @@ def test_an_image_in_which_nothing_is_seen_is_sampled_once_and_without_change():
 
 def test_a_concept_seen_in_the_last_call_is_erased_too():
     unet, passes = make_unet(), []
-    eraser = watching(unet, [1.0])
+    eraser = watching(unet, [1.0], [0.0])
     with eraser:
         sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes, (900.0, 500.0)))
-    assert len(passes) == 3
+    assert len(passes) == 2
 
 
 def test_a_concept_of_weight_zero_is_not_looked_for():
@@ -215,11 +241,11 @@ def test_a_concept_of_weight_zero_is_not_looked_for():
 
 def test_a_twin_is_sampled_whole_and_only_what_was_seen_is_erased():
     unet, passes = make_unet(), []
-    eraser = watching(unet, [1.0, 0.0])
+    eraser = watching(unet, [1.0, 0.0], [0.0, 0.0])
     twin = Twin()
     with eraser:
         sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, passes), twin)
-    assert [len(p) for p in passes] == [5, 3, 5]
+    assert [len(p) for p in passes] == [5, 5]
     first, second = eraser.evidence()[0].concepts
     assert (first.begun_anew, second.begun_anew) == (True, False)
     assert first.share > 0
@@ -237,7 +263,7 @@ def test_a_pass_that_goes_on_with_another_model_erases_what_was_seen_and_looks_n
     with following:
         result = denoise(other, following, EMPTY, passes, (300.0, 100.0))
     assert passes == [[300, 100]]
-    constant = ConceptEraser(other, [make_concept("0", (1, 2), 2.0 * ESCALATION, 1)], EMPTY)
+    constant = ConceptEraser(other, [make_concept("0", (1, 2), 2.0, 1)], EMPTY)
     with constant:
         expected = denoise(other, constant, EMPTY, [], (300.0, 100.0))
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
@@ -254,7 +280,8 @@ def test_strict_erases_whatever_the_prompt_says_and_more_where_it_insists():
             eraser.rows = (Row(0, True, 1),)
             return unet(x, t, context=context[None])
 
-    for context, weight in ((EMPTY, 1.0), (EMPTY + 2.0 * (concept.context - EMPTY), 2.0)):
+    insisting = EMPTY + 2.0 * (concept.context - EMPTY)
+    for context, weight in ((EMPTY, 1.0), (insisting, 2.0**EMPHASIS)):
         gate = gated_eraser(unet, [concept]).gate
         strict = run(ConceptEraser(unet, [concept], EMPTY, mode="strict", gate=gate), context)
         constant = run(ConceptEraser(unet, [make_concept(weight=weight)], EMPTY), context)

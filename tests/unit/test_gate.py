@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eiup.calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache
-from eiup.gate import MAX_FACTOR, PromptGate, calibrate, likeness
+from eiup.gate import EMPHASIS, MAX_FACTOR, PromptGate, calibrate, likeness
 
 WIDTH, LENGTH = 32, 8
 WORDS = ["star", "wizard", "night", "a", "picture", "of", "thing", "some", "art", "moon"]
@@ -80,7 +80,7 @@ def test_the_gate_opens_for_what_brings_the_concept_in(encode, layers):
 
 def test_emphasis_raises_the_factor_up_to_a_bound(encode, layers):
     decision = make_gate(encode, layers, "star")(encode(["star:0.9", "star:1.6", "star:50"]))
-    assert decision.factor[:, 0].tolist() == pytest.approx([1, 1.6, MAX_FACTOR], abs=0.01)
+    assert decision.factor[:, 0].tolist() == pytest.approx([1, 1.6**EMPHASIS, MAX_FACTOR], abs=0.01)
 
 
 def test_an_article_in_the_concept_does_not_open_the_gate(encode, layers):
