@@ -4,11 +4,11 @@ The twin is sampled first; of each of its denoiser calls the predicted clean lat
 the erased image is sampled, its own prediction counts inside the region in which the concepts were forming,
 and the twin's outside of it::
 
-    x_0 = m x_0(erased) + (1 - m) x_0(twin)         from a third of the calls on
+    x_0 = m x_0(erased) + (1 - m) x_0(twin)
 
 ``m`` is 1 where the two predictions have differed most so far, ``||x_0(erased) - x_0(twin)||^2`` smoothed and
-accumulated, and around there. Samplers draw ``x`` towards ``x_0``, so at the end the twin's latents are left
-outside.
+accumulated. It is so from the first call on: what has once drifted apart outside does not come back. Samplers
+draw ``x`` towards ``x_0``, so at the end the twin's latents are left outside.
 """
 
 from __future__ import annotations
@@ -18,21 +18,15 @@ from torch import Tensor
 
 from .errors import ErasureError
 
-# Shares of the sampler's calls.
-START = 1 / 3
-# Up to here predictions still say where the concept would have been; later ones tell of texture.
+# Up to this share of calls predictions say where the concept would have been; later ones tell of texture.
 LAST_MEASURED = 0.6
-THRESHOLD = 0.3
-MARGIN = 1
+# Of an image's largest difference. Where the region is too small, what is left of the concept shows.
+THRESHOLD = 0.2
 
 
 def region(difference: Tensor) -> Tensor:
-    """``m`` in {0, 1}, ``[B, 1, H, W]``, from accumulated squared differences ``[B, 1, H, W]``.
-
-    Positions with at least ``THRESHOLD`` of an image's largest difference, and ``MARGIN`` more on every side.
-    """
-    share = difference / difference.amax(dim=(2, 3), keepdim=True).clamp_min(1e-20)
-    return F.max_pool2d((share >= THRESHOLD).float(), 2 * MARGIN + 1, stride=1, padding=MARGIN)
+    """``m`` in {0, 1}, ``[B, 1, H, W]``, from accumulated squared differences ``[B, 1, H, W]``."""
+    return (difference >= THRESHOLD * difference.amax(dim=(2, 3), keepdim=True)).float()
 
 
 def smooth(x: Tensor) -> Tensor:
@@ -73,7 +67,5 @@ class Twin:
         if done < LAST_MEASURED:
             squared = (clean - twin).float().square().sum(dim=1, keepdim=True)
             self.difference = self.difference + smooth(squared)
-        if done < START:
-            return clean
         inside = region(self.difference).to(clean)
         return inside * clean + (1 - inside) * twin
