@@ -89,7 +89,7 @@ FIELDS = (
     Field("start", float, 0.0, "Start", "Sampling progress from which concepts are suppressed.", 0, 1),
     Field("end", float, 1.0, "End", "Sampling progress up to which concepts are suppressed.", 0, 1),
     Field(
-        "mode", str, "constant", "Mode", " ".join(f"{name}: {text}" for name, text in MODES.items()),
+        "mode", str, "adaptive", "Mode", " ".join(f"{name}: {text}" for name, text in MODES.items()),
         choices=tuple(MODES),
     ),
     Field(

@@ -3,7 +3,8 @@
 Stages, in their order (each saves its state in ``--out`` and continues from it when run again):
 
     autoencoder   encoder and decoder together
-    latents       encode the training scenes; the latents' scale goes into quant_conv
+    latents       encode the training scenes; the latents' scale goes into quant_conv. A run may begin
+                  here: it then takes the shipped autoencoder
     decoder       the decoder alone, the latents fixed (may run beside the next stage)
     diffusion     U-Net and text encoder
     oracle        the classifier that says what an image shows
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import CLIP_FOLDER, WEIGHTS, LatentDiffusion, read_config, save_checkpoint
+from .model import CLIP_FOLDER, WEIGHTS, LatentDiffusion, load_checkpoint, read_config, save_checkpoint
 from .world import caption, render, sample_scene
 
 SCENES = 10_000
@@ -218,9 +219,16 @@ def train_autoencoder(run: Run, steps: int, batch: int = 4, decoder_only: bool =
 
 @torch.no_grad()
 def make_latents(run: Run, count: int = SCENES) -> None:
-    """Encode the training scenes, and give the latents zero mean and unit spread per channel."""
+    """Encode the training scenes, and give the latents zero mean and unit spread per channel.
+
+    A run that has not trained an autoencoder takes the shipped one.
+    """
     model = run.model.first_stage_model
-    model.load_state_dict(run.restore("autoencoder_state")["model"])
+    state = run.restore("autoencoder_state")
+    shipped = WEIGHTS / "toyland.safetensors"
+    model.load_state_dict(
+        state["model"] if state else load_checkpoint(shipped).first_stage_model.state_dict()
+    )
     rng = np.random.default_rng([run.seed, 3])
     latents, captions = [], []
     for start in range(0, count, 32):

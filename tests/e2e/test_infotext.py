@@ -53,7 +53,7 @@ def test_the_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out(we
         "v": 3,
         "concepts": ["star"],
         "strength": 2.0,
-        "mode": "constant",
+        "mode": "adaptive",
     }
 
 

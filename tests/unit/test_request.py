@@ -114,7 +114,9 @@ def test_an_image_made_by_the_first_version_is_read():
 
 
 def test_an_image_made_by_the_second_version_is_read():
-    assert ErasureRequest.from_infotext('{"v":2,"concepts":["star"]}') == ErasureRequest(True, "star", 3.0)
+    assert ErasureRequest.from_infotext('{"v":2,"concepts":["star"]}') == ErasureRequest(
+        True, "star", 3.0, mode="constant"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"v":99,"concepts":[]}', '{"v":1,"concept":[]}'])
