@@ -102,7 +102,7 @@ def test_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out():
         "v": 3,
         "concepts": ["star"],
         "strength": 2.0,
-        "mode": "constant",
+        "mode": "adaptive",
     }
 
 
