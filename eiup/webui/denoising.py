@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules import shared
+
 from ..probes import Denoiser
 from .encoding import ConceptEncoder
 
 # Latents of probes are square, of about the images' area, in these steps and at most this large.
 _STEP, _LARGEST = 16, 64
+_CALIBRATING = "EIUP learns what the concepts look like to this checkpoint, once."
+
+
+class CalibrationStopped(Exception):  # noqa: N818 - a signal, not an error
+    """The user has interrupted or skipped the generation while concepts were being calibrated."""
 
 
 def denoiser_of(model: nn.Module, encode: ConceptEncoder, width: int, height: int) -> Denoiser:
@@ -29,6 +36,9 @@ def denoiser_of(model: nn.Module, encode: ConceptEncoder, width: int, height: in
         return encode.conditioning([""])
 
     def predict(x: Tensor, timestep: int, contexts: Tensor) -> Tensor:
+        if shared.state.interrupted or shared.state.skipped:
+            raise CalibrationStopped
+        shared.state.textinfo = _CALIBRATING
         t = torch.full((len(x),), timestep, device=x.device)
         if isinstance(empty(), dict):
             vector = empty()["vector"][:1].expand(len(x), -1)

@@ -19,13 +19,13 @@ from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoiserParams
 from .. import rows
 from ..build import build_eraser
 from ..calibration import CalibrationCache
-from ..eraser import ConceptEraser
+from ..eraser import ConceptEraser, Mode
 from ..errors import ErasureError, RequestError
 from ..evidence import ImageEvidence
 from ..preserve import Twin
 from ..request import ErasureRequest
 from ..sampling import sample_erased
-from .denoising import denoiser_of
+from .denoising import CalibrationStopped, denoiser_of
 from .encoding import ConceptEncoder, through_hypernetworks
 
 
@@ -102,19 +102,29 @@ class SamplingPass:
         concepts, empty = encode.concepts(self.request.concepts, self.request.strength)
         cache = CalibrationCache(Path(paths.data_path) / "cache" / "eiup")
         denoiser = denoiser_of(model, encode, self.p.width, self.p.height)
-        with torch.no_grad(), devices.autocast():
-            eraser = build_eraser(
-                unet,
-                concepts,
-                empty,
-                encode,
-                denoiser,
-                mode=self.request.mode,
-                window=self.request.window,
-                context_transform=through_hypernetworks,
-                cache=cache,
-                watches=watches,
-            )
+
+        def build(mode: Mode) -> ConceptEraser:
+            with torch.no_grad(), devices.autocast():
+                return build_eraser(
+                    unet,
+                    concepts,
+                    empty,
+                    encode,
+                    denoiser,
+                    mode=mode,
+                    window=self.request.window,
+                    context_transform=through_hypernetworks,
+                    cache=cache,
+                    watches=watches,
+                )
+
+        try:
+            eraser = build(self.request.mode)
+        except CalibrationStopped:
+            # The sampler stops, too; should it not, nothing passes that was to be erased.
+            eraser = build("constant")
+        finally:
+            shared.state.textinfo = None
         eraser.__enter__()
         self._eraser = eraser
         self._erased_model = (unet, model.sd_checkpoint_info)

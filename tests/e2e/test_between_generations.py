@@ -49,6 +49,26 @@ def test_a_stopped_generation_leaves_nothing_behind(webui, references, steadily,
     check_that_nothing_is_left(webui, references)
 
 
+@pytest.mark.parametrize("command", ["interrupt", "skip"])
+def test_a_generation_can_be_stopped_while_concepts_are_calibrated(webui, references, command):
+    def progress():
+        return webui.get("/sdapi/v1/progress", params={"skip_current_image": True}).json()
+
+    # As many as are allowed, so that it takes long, and no others have been calibrated before.
+    concepts = [f"{command} {time.time()} {index}" for index in range(64)]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(webui.txt2img, **scene(**erasing(*concepts, mode="adaptive")))
+        deadline = time.monotonic() + 120
+        while "EIUP" not in (progress()["textinfo"] or ""):
+            assert time.monotonic() < deadline
+            assert not running.done()
+            time.sleep(0.02)
+        assert webui.post(f"/sdapi/v1/{command}", {}).status_code == 200
+        running.result(timeout=60)
+    assert not progress()["textinfo"]
+    check_that_nothing_is_left(webui, references)
+
+
 def test_the_image_after_a_skipped_one_is_erased(webui, steadily):
     payload = scene(steps=50, seed=7, **erasing("star"))
     with ThreadPoolExecutor(1) as pool:
