@@ -276,10 +276,8 @@ class ConceptEraser:
         call.looks = self.watch is not None and self.watch.looks(at)
         if call.erased and self.gate is not None:
             call.apply(self._decide(call.select(context)))
-        if self.watch is not None:
-            for (image, concept), factor in self.watch.erased.items():
-                if factor:
-                    call.enforce(image, concept, factor)
+        if call.erased and self.watch is not None:
+            call.follow(self.watch)
         call.settle()
         self.opened.update(call.active_images)
         if self.suspended:
@@ -309,7 +307,9 @@ class ConceptEraser:
             )
         if call.looks:
             images = [call.rows[row].image for row in call.erased]
-            self.opened |= self.watch.look(call.index, images, call.gate >= 1, self._weights > 0)
+            self.opened |= self.watch.look(
+                call.index, images, call.gate >= 1, self._weights > 0, erasing=not self.suspended
+            )
         self._end_call()
         self.recorder.add(call.evidence())
 
@@ -408,12 +408,16 @@ class _Call:
         # Copies: the decision may be that of later calls, too.
         self.gate, self.factor = (x.to(self.device, copy=True) for x in (decision.gate, decision.factor))
 
-    def enforce(self, image: int, concept: int, factor: float) -> None:
-        """Erase a concept in all rows of an image, with ``factor`` times what the prompt asks for."""
-        for row, index in enumerate(self.erased):
-            if self.rows[index].image == image:
-                self.gate[row, concept] = 1.0
-                self.factor[row, concept] *= factor
+    def follow(self, watch: Watch) -> None:
+        """Erase what was seen, whatever the prompt says, and the rest with the weight to begin with, which is
+        the larger the more the prompt emphasises a concept."""
+        images = [self.rows[index].image for index in self.erased]
+        known = [[watch.erased.get((image, k)) for k in range(len(self.weights))] for image in images]
+        shares = torch.tensor([[share or 0.0 for share in row] for row in known], device=self.device)
+        opening = torch.tensor([[share is None for share in row] for row in known], device=self.device)
+        self.gate = self.gate.masked_fill(shares > 0, 1.0)
+        begin = (watch.opening * self.factor).clamp_max(1.0)
+        self.factor = self.factor * torch.where(opening, begin, shares)
 
     def settle(self) -> None:
         """Find the active rows and concepts; where there are none, nothing is computed."""

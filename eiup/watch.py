@@ -2,12 +2,17 @@
 
 A prompt may bring a concept in by a way of its own, which has nothing of the concept's text. But once about
 a third of the noise schedule is done, the U-Net's features say what is forming. So images are looked at then,
-once a sampling pass, with the concepts' probes (:mod:`eiup.probes`). An image whose ``q`` reaches ``BOUND``
-is begun anew from its noise, with the concept erased in it.
+once a sampling pass, with the concepts' probes (:mod:`eiup.probes`).
 
-Whether that was right, the next look tells, since the cause of ``q`` was taken away: where more than
-``STUBBORN`` of it is left, the image is begun anew with a larger weight; and where more than ``MISTAKEN`` of
-it is left even then, the probe saw something else. Such an image is begun anew as it was.
+Where the prompt opens the gate, sampling begins with the share ``OPENING`` of the weight: more than it takes
+spoils images. An image in which ``q`` reaches ``BOUND`` all the same is begun anew from its noise with the
+whole weight, and with ``ESCALATION`` times that if it takes so much.
+
+Where the prompt gave no sign of the concept, an image in which ``q`` reaches ``BOUND`` is begun anew with the
+concept erased in it. Whether that was right, the next look tells, since the cause of ``q`` was taken away:
+where more than ``STUBBORN`` of it is left, the image is begun anew with ``ESCALATION`` times the weight; and
+where more than ``MISTAKEN`` of it is left even then, the probe saw something else. Such an image is begun
+anew as it was.
 """
 
 from __future__ import annotations
@@ -20,11 +25,12 @@ from torch import Tensor, nn
 from .probes import WATCHED_AT, Probe
 
 BOUND = 0.55
-# Shares of the first look's q.
+# Of the weight.
+OPENING = 0.5
+ESCALATION = 1.25
+# Of the first look's q.
 STUBBORN = 0.45
 MISTAKEN = 0.6
-# A larger weight: so many times what the prompt asks for.
-ESCALATION = 1.25
 
 
 class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
@@ -35,8 +41,8 @@ class Watch:
     """Looks at the images of a sampling pass with the probes of its concepts, in U-Net ``layers``.
 
     ``seen`` holds how clearly each concept was seen at most, ``[K]`` by an image's index; ``erased`` the
-    factors with which what was seen is erased, by the image's and the concept's index, 0 where the probe
-    was mistaken.
+    shares of the weight with which what was seen is erased, by the image's and the concept's index, 0 where
+    the probe was mistaken.
     """
 
     def __init__(self, layers: Sequence[nn.Module], probes: Sequence[Probe], device: torch.device):
@@ -47,8 +53,14 @@ class Watch:
         self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
         self._features: dict[nn.Module, Tensor] = {}
         self._next: dict[tuple[int, int], float] = {}
+        self._by_prompt: set[tuple[int, int]] = set()
         self._looked_at: float | None = None
         self._closed = False
+
+    @property
+    def opening(self) -> float:
+        """The share of the weight that images begin with whose prompt opens the gate."""
+        return 1.0 if self._closed else OPENING
 
     @property
     def must_begin_anew(self) -> bool:
@@ -93,22 +105,32 @@ class Watch:
         h = torch.cat([self._features[layer][rows].float() for layer in self.layers], dim=-1)
         return ((h @ self._directions.T).amax(dim=1) - self._offsets).cpu()
 
-    def look(self, rows: slice | Tensor, images: Sequence[int], erased: Tensor, wanted: Tensor) -> set[int]:
+    def look(
+        self,
+        rows: slice | Tensor,
+        images: Sequence[int],
+        open_gates: Tensor,
+        wanted: Tensor,
+        erasing: bool = True,
+    ) -> set[int]:
         """Look at ``rows`` of the U-Net call, which belong to these ``images [R]``.
 
-        ``erased [R, K]`` says in which of them a concept is erased already, ``wanted [K]`` which concepts are
-        to be erased at all. Returns the images to begin anew.
+        ``open_gates [R, K]`` says for which concepts a row's gate is open, ``wanted [K]`` which are to be
+        erased at all, and ``erasing`` whether they were in this pass. Returns the images to begin anew.
         """
-        for image, q, image_erased in zip(images, self.q(rows), erased.tolist()):
+        for image, q, is_open in zip(images, self.q(rows), open_gates.tolist()):
             most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
             for k in wanted.nonzero().flatten().tolist():
-                factor = self.erased.get((image, k))
-                if factor is None:
-                    # Where the prompt opened the gate, nobody knows what the image would show otherwise.
-                    if q[k] >= BOUND and not image_erased[k]:
+                share = self.erased.get((image, k))
+                if share is None and is_open[k]:
+                    self._by_prompt.add((image, k))
+                by_prompt = (image, k) in self._by_prompt
+                if share is None:
+                    if q[k] >= BOUND and (erasing or not by_prompt):
                         self._next[image, k] = 1.0
-                elif factor == 1.0 and q[k] > STUBBORN * most[k]:
-                    self._next[image, k] = ESCALATION
-                elif factor == ESCALATION and q[k] > MISTAKEN * most[k]:
+                elif share == 1.0:
+                    if q[k] >= BOUND if by_prompt else q[k] > STUBBORN * most[k]:
+                        self._next[image, k] = ESCALATION
+                elif share == ESCALATION and not by_prompt and q[k] > MISTAKEN * most[k]:
                     self._next[image, k] = 0.0
         return {image for image, _ in self._next}

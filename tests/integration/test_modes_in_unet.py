@@ -1,6 +1,7 @@
 """The modes on the genuine ldm U-Net: what is erased where, and when sampling is begun anew."""
 
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from eiup.preserve import Twin
 from eiup.probes import Denoiser, Probe, probed_layers
 from eiup.rows import Row
 from eiup.sampling import sample_erased
-from eiup.watch import ESCALATION, Watch
+from eiup.watch import ESCALATION, OPENING, Watch
 from tests.integration.support import EMPTY, WIDTH, OneLayer, inputs, make_concept, make_unet
 
 
@@ -211,6 +212,42 @@ def test_an_image_in_which_a_concept_is_seen_is_begun_anew_as_often_as_it_takes(
     (seen,) = eraser.evidence()[0].concepts
     assert (seen.gate, seen.begun_anew) == (float(factor > 0), factor > 0)
     assert seen.seen == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("looks", "passes", "share"),
+    [
+        ([0.5], [WHOLE], OPENING),
+        ([0.9, 0.5], [LOOK, WHOLE], 1.0),
+        ([0.9, 0.9, 0.9], [LOOK, LOOK, WHOLE], ESCALATION),
+    ],
+)
+@pytest.mark.parametrize("emphasis", [1.0, 1.3, 2.0])
+def test_what_the_prompt_brings_in_is_erased_with_as_much_weight_as_it_takes(looks, passes, share, emphasis):
+    unet, made = make_unet(), []
+    eraser = watching(unet, *([q] for q in looks))
+    (concept,) = eraser.concepts
+    context = EMPTY + emphasis * (concept.context - EMPTY)
+    with eraser:
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made))
+    assert made == passes
+    factor = emphasis**EMPHASIS
+    if share == OPENING:  # an emphasised concept is begun with more
+        share = min(1.0, OPENING * factor)
+    with ConceptEraser(unet, [replace(concept, weight=2.0 * share * factor)], EMPTY) as constant:
+        expected = denoise(unet, constant, context, [])
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_twin_is_not_judged_by_what_it_shows_of_what_the_prompt_brings_in():
+    unet, made = make_unet(), []
+    eraser = watching(unet, [1.0], [0.3])
+    (concept,) = eraser.concepts
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, concept.context, made), Twin())
+    assert made == [WHOLE, WHOLE]
+    (seen,) = eraser.evidence()[0].concepts
+    assert (seen.gate, seen.begun_anew) == (1, False)
 
 
 def test_an_image_in_which_nothing_is_seen_is_sampled_once_and_without_change():
