@@ -5,7 +5,7 @@ a third of the noise schedule is done, the U-Net's features say what is forming.
 once a sampling pass, with the concepts' probes (:mod:`eiup.probes`).
 
 Where the prompt opens the gate, sampling begins with the share ``OPENING`` of the weight: more than it takes
-spoils images. An image in which ``q`` reaches ``BOUND`` all the same is begun anew from its noise with the
+spoils images. An image in which ``q`` reaches ``UNERASED`` all the same is begun anew from its noise with the
 whole weight, and with ``ESCALATION`` times that if it takes so much.
 
 Where the prompt gave no sign of the concept, an image in which ``q`` reaches ``BOUND`` is begun anew with the
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .probes import WATCHED_AT, Probe
 
 BOUND = 0.55
+UNERASED = 0.75
 # Of the weight.
 OPENING = 0.5
 ESCALATION = 1.25
@@ -126,10 +127,10 @@ class Watch:
                     self._by_prompt.add((image, k))
                 by_prompt = (image, k) in self._by_prompt
                 if share is None:
-                    if q[k] >= BOUND and (erasing or not by_prompt):
+                    if q[k] >= (UNERASED if by_prompt else BOUND) and (erasing or not by_prompt):
                         self._next[image, k] = 1.0
                 elif share == 1.0:
-                    if q[k] >= BOUND if by_prompt else q[k] > STUBBORN * most[k]:
+                    if q[k] >= UNERASED if by_prompt else q[k] > STUBBORN * most[k]:
                         self._next[image, k] = ESCALATION
                 elif share == ESCALATION and not by_prompt and q[k] > MISTAKEN * most[k]:
                     self._next[image, k] = 0.0

@@ -217,8 +217,8 @@ def test_an_image_in_which_a_concept_is_seen_is_begun_anew_as_often_as_it_takes(
 @pytest.mark.parametrize(
     ("looks", "passes", "share"),
     [
-        ([0.5], [WHOLE], OPENING),
-        ([0.9, 0.5], [LOOK, WHOLE], 1.0),
+        ([0.7], [WHOLE], OPENING),
+        ([0.9, 0.7], [LOOK, WHOLE], 1.0),
         ([0.9, 0.9, 0.9], [LOOK, LOOK, WHOLE], ESCALATION),
     ],
 )
