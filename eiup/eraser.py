@@ -416,7 +416,7 @@ class _Call:
         shares = torch.tensor([[share or 0.0 for share in row] for row in known], device=self.device)
         opening = torch.tensor([[share is None for share in row] for row in known], device=self.device)
         self.gate = self.gate.masked_fill(shares > 0, 1.0)
-        begin = (watch.opening * self.factor).clamp_max(1.0)
+        begin = (watch.opening * self.factor.sqrt()).clamp_max(1.0)
         self.factor = self.factor * torch.where(opening, begin, shares)
 
     def settle(self) -> None:
