@@ -68,7 +68,7 @@ def build_eraser(
                 lambda: ConceptEraser(unet, alone, empty, None, context_transform, training_steps),
             )
 
-        watch = Watch(looked_at, [probe_of(concept) for concept in concepts], empty.device)
+        watch = Watch(looked_at, [probe_of(concept) for concept in concepts], empty.device, window)
     return ConceptEraser(
         unet, concepts, empty, window, context_transform, training_steps, mode=mode, gate=gate, watch=watch
     )

@@ -13,6 +13,10 @@ concept erased in it. Whether that was right, the next look tells, since the cau
 where more than ``STUBBORN`` of it is left, the image is begun anew with ``ESCALATION`` times the weight; and
 where more than ``MISTAKEN`` of it is left even then, the probe saw something else. Such an image is begun
 anew as it was.
+
+All this needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or
+where the window of erasure leaves out a part of the schedule up to there, images are begun with the whole
+weight, and what is seen is erased for good.
 """
 
 from __future__ import annotations
@@ -23,12 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from .probes import WATCHED_AT, Probe
+from .schedule import Window
 
 BOUND = 0.55
 UNERASED = 0.75
 # Of the weight.
 OPENING = 0.5
 ESCALATION = 1.25
+# Sampling progress at which a pass has to begin for a look to tell what erasing does.
+EARLY = 0.1
 # Of the first look's q.
 STUBBORN = 0.45
 MISTAKEN = 0.6
@@ -41,13 +48,23 @@ class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
 class Watch:
     """Looks at the images of a sampling pass with the probes of its concepts, in U-Net ``layers``.
 
+    ``window`` is that of erasure.
+
     ``seen`` holds how clearly each concept was seen at most, ``[K]`` by an image's index; ``erased`` the
     shares of the weight with which what was seen is erased, by the image's and the concept's index, 0 where
     the probe was mistaken.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], probes: Sequence[Probe], device: torch.device):
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        probes: Sequence[Probe],
+        device: torch.device,
+        window: Window | None = None,
+    ):
         self.layers = tuple(layers)
+        window = window or Window()
+        self._covered = window.start <= 0 and window.end >= WATCHED_AT
         self.seen: dict[int, Tensor] = {}
         self.erased: dict[tuple[int, int], float] = {}
         self._directions = torch.tensor([probe.direction for probe in probes], device=device)
@@ -55,13 +72,19 @@ class Watch:
         self._features: dict[nn.Module, Tensor] = {}
         self._next: dict[tuple[int, int], float] = {}
         self._by_prompt: set[tuple[int, int]] = set()
+        self._began_at: float | None = None
         self._looked_at: float | None = None
         self._closed = False
 
     @property
+    def tells_effect(self) -> bool:
+        """Whether erasing has had its effect when images are looked at in this pass."""
+        return not self._closed and self._covered and (self._began_at or 0.0) <= EARLY
+
+    @property
     def opening(self) -> float:
         """The share of the weight that images begin with whose prompt opens the gate."""
-        return 1.0 if self._closed else OPENING
+        return OPENING if self.tells_effect else 1.0
 
     @property
     def must_begin_anew(self) -> bool:
@@ -72,7 +95,7 @@ class Watch:
         """A sampling pass begins; what was seen in the last one is erased in it."""
         self.erased.update(self._next)
         self._next.clear()
-        self._looked_at = None
+        self._began_at = self._looked_at = None
 
     def close(self) -> None:
         """Look no more in this pass, since it cannot be begun anew; what was seen is erased from here on."""
@@ -86,6 +109,8 @@ class Watch:
 
     def looks(self, at: float) -> bool:
         """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough."""
+        if self._began_at is None:
+            self._began_at = at
         if self._closed or at < WATCHED_AT - 0.01:
             return False
         if self._looked_at is None:
@@ -126,7 +151,10 @@ class Watch:
                 if share is None and is_open[k]:
                     self._by_prompt.add((image, k))
                 by_prompt = (image, k) in self._by_prompt
-                if share is None:
+                if not self.tells_effect:
+                    if share is None and not by_prompt and q[k] >= BOUND:
+                        self._next[image, k] = 1.0
+                elif share is None:
                     if q[k] >= (UNERASED if by_prompt else BOUND) and (erasing or not by_prompt):
                         self._next[image, k] = 1.0
                 elif share == 1.0:

@@ -14,6 +14,7 @@ from eiup.preserve import Twin
 from eiup.probes import Denoiser, Probe, probed_layers
 from eiup.rows import Row
 from eiup.sampling import sample_erased
+from eiup.schedule import Window
 from eiup.watch import ESCALATION, OPENING, Watch
 from tests.integration.support import EMPTY, WIDTH, OneLayer, inputs, make_concept, make_unet
 
@@ -154,9 +155,9 @@ def test_a_suspended_eraser_changes_nothing_and_says_what_it_would_have():
 class SeeingWatch(Watch):
     """Sees its concepts with ``q[i][k]`` in its look ``i``, and from the last one on the same."""
 
-    def __init__(self, layers, q):
+    def __init__(self, layers, q, window):
         width = sum(layer.to_q.in_features for layer in layers)
-        super().__init__(layers, [Probe((0.0,) * width, 0.0)] * len(q[0]), torch.device("cpu"))
+        super().__init__(layers, [Probe((0.0,) * width, 0.0)] * len(q[0]), torch.device("cpu"), window)
         self.coming = list(q)
 
     def q(self, rows):
@@ -164,12 +165,12 @@ class SeeingWatch(Watch):
         return torch.tensor([self.coming.pop(0) if len(self.coming) > 1 else self.coming[0]])
 
 
-def watching(unet, *q, weight=2.0):
+def watching(unet, *q, weight=2.0, window=None):
     """An eraser that sees its concepts with ``q[i][k]`` in its look ``i``, whatever the image shows."""
-    watch = SeeingWatch(probed_layers(text_cross_attention(unet)), q)
+    watch = SeeingWatch(probed_layers(text_cross_attention(unet)), q, window)
     concepts = [make_concept(str(k), (1, 2), weight, k + 1) for k in range(len(q[0]))]
     gate = gated_eraser(unet, concepts).gate
-    return ConceptEraser(unet, concepts, EMPTY, mode="adaptive", gate=gate, watch=watch)
+    return ConceptEraser(unet, concepts, EMPTY, window, mode="adaptive", gate=gate, watch=watch)
 
 
 def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 300.0, 100.0)):
@@ -236,6 +237,25 @@ def test_what_the_prompt_brings_in_is_erased_with_as_much_weight_as_it_takes(loo
         share = min(1.0, OPENING * factor**0.5)
     with ConceptEraser(unet, [replace(concept, weight=2.0 * share * factor)], EMPTY) as constant:
         expected = denoise(unet, constant, context, [])
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "window"),
+    [((500.0, 300.0), None), ((800.0, 500.0, 300.0), None), ((900.0, 500.0, 300.0), Window(0.55, 1.0))],
+    ids=["begun behind the look", "begun late", "erased late"],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_where_erasing_can_have_no_effect_before_the_look_it_is_not_judged_by_it(timesteps, window, named):
+    unet, made = make_unet(), []
+    eraser = watching(unet, [1.0], window=window)
+    (concept,) = eraser.concepts
+    context = concept.context if named else EMPTY
+    with eraser:
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made, timesteps))
+    assert len(made) == (1 if named else 2)
+    with ConceptEraser(unet, [concept], EMPTY, window) as constant:
+        expected = denoise(unet, constant, context, [], timesteps)
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
 
