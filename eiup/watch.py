@@ -4,15 +4,14 @@ A prompt may bring a concept in by a way of its own, which has nothing of the co
 a third of the noise schedule is done, the U-Net's features say what is forming. So images are looked at then,
 once a sampling pass, with the concepts' probes (:mod:`eiup.probes`).
 
-Where the prompt opens the gate, sampling begins with the share ``OPENING`` of the weight: more than it takes
-spoils images. An image in which ``q`` reaches ``UNERASED`` all the same is begun anew from its noise with the
-whole weight, and with ``ESCALATION`` times that if it takes so much.
+Concepts are erased with as much weight as it takes, since more spoils images: with the shares ``SHARES`` of
+it, one after the other. Where the prompt opens the gate, sampling begins with the first share. An image in
+which ``q`` reaches ``UNERASED`` all the same is begun anew from its noise with the next one.
 
 Where the prompt gave no sign of the concept, an image in which ``q`` reaches ``BOUND`` is begun anew with the
-concept erased in it. Whether that was right, the next look tells, since the cause of ``q`` was taken away:
-where more than ``STUBBORN`` of it is left, the image is begun anew with ``ESCALATION`` times the weight; and
-where more than ``MISTAKEN`` of it is left even then, the probe saw something else. Such an image is begun
-anew as it was.
+first share. Whether that was right, the next look tells, since the cause of ``q`` was taken away: where more
+than ``STUBBORN`` of it is left, the image is begun anew with the next share; and where more than ``MISTAKEN``
+of it is left even under the last one, the probe saw something else. Such an image is begun anew as it was.
 
 All this needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or
 where the window of erasure leaves out a part of the schedule up to there, images are begun with the whole
@@ -32,8 +31,7 @@ from .schedule import Window
 BOUND = 0.55
 UNERASED = 0.75
 # Of the weight.
-OPENING = 0.5
-ESCALATION = 1.25
+SHARES = (0.5, 1.0, 1.25)
 # Sampling progress at which a pass has to begin for a look to tell what erasing does.
 EARLY = 0.1
 # Of the first look's q.
@@ -83,8 +81,8 @@ class Watch:
 
     @property
     def opening(self) -> float:
-        """The share of the weight that images begin with whose prompt opens the gate."""
-        return OPENING if self.tells_effect else 1.0
+        """The share of the weight that erasing begins with."""
+        return SHARES[0] if self.tells_effect else 1.0
 
     @property
     def must_begin_anew(self) -> bool:
@@ -98,8 +96,10 @@ class Watch:
         self._began_at = self._looked_at = None
 
     def close(self) -> None:
-        """Look no more in this pass, since it cannot be begun anew; what was seen is erased from here on."""
+        """Look no more in this pass, since it cannot be begun anew; what was seen is erased from here on, with
+        the whole weight."""
         self.begin_anew()
+        self.erased = {key: share and max(share, 1.0) for key, share in self.erased.items()}
         self._closed = True
 
     def check(self, at: float) -> None:
@@ -151,15 +151,17 @@ class Watch:
                 if share is None and is_open[k]:
                     self._by_prompt.add((image, k))
                 by_prompt = (image, k) in self._by_prompt
-                if not self.tells_effect:
-                    if share is None and not by_prompt and q[k] >= BOUND:
-                        self._next[image, k] = 1.0
+                if share is None and by_prompt:
+                    if erasing and self.tells_effect and q[k] >= UNERASED:
+                        self._next[image, k] = SHARES[1]
                 elif share is None:
-                    if q[k] >= (UNERASED if by_prompt else BOUND) and (erasing or not by_prompt):
-                        self._next[image, k] = 1.0
-                elif share == 1.0:
-                    if q[k] >= UNERASED if by_prompt else q[k] > STUBBORN * most[k]:
-                        self._next[image, k] = ESCALATION
-                elif share == ESCALATION and not by_prompt and q[k] > MISTAKEN * most[k]:
-                    self._next[image, k] = 0.0
+                    if q[k] >= BOUND:
+                        self._next[image, k] = self.opening
+                elif self.tells_effect and share:
+                    left = q[k] >= UNERASED if by_prompt else q[k] > STUBBORN * most[k]
+                    if share != SHARES[-1]:
+                        if left:
+                            self._next[image, k] = SHARES[SHARES.index(share) + 1]
+                    elif not by_prompt and q[k] > MISTAKEN * most[k]:
+                        self._next[image, k] = 0.0
         return {image for image, _ in self._next}

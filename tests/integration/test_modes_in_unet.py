@@ -15,7 +15,7 @@ from eiup.probes import Denoiser, Probe, probed_layers
 from eiup.rows import Row
 from eiup.sampling import sample_erased
 from eiup.schedule import Window
-from eiup.watch import ESCALATION, OPENING, Watch
+from eiup.watch import Watch
 from tests.integration.support import EMPTY, WIDTH, OneLayer, inputs, make_concept, make_unet
 
 
@@ -192,10 +192,10 @@ LOOK, WHOLE = [900, 700, 500], [900, 700, 500, 300, 100]
 @pytest.mark.parametrize(
     ("looks", "passes", "factor"),
     [
-        ([1.0, 0.4], [LOOK, WHOLE], 1.0),
-        ([1.0, 0.5, 0.5], [LOOK, LOOK, WHOLE], ESCALATION),
-        ([1.0, 0.9, 0.3], [LOOK, LOOK, WHOLE], ESCALATION),
-        ([1.0, 0.9, 0.7], [LOOK, LOOK, LOOK, WHOLE], 0.0),
+        ([1.0, 0.4], [LOOK, WHOLE], 0.5),
+        ([1.0, 0.5, 0.4], [LOOK, LOOK, WHOLE], 1.0),
+        ([1.0, 0.9, 0.5, 0.5], [LOOK, LOOK, LOOK, WHOLE], 1.25),
+        ([1.0, 0.9, 0.9, 0.7], [LOOK, LOOK, LOOK, LOOK, WHOLE], 0.0),
     ],
 )
 def test_an_image_in_which_a_concept_is_seen_is_begun_anew_as_often_as_it_takes(looks, passes, factor):
@@ -218,9 +218,9 @@ def test_an_image_in_which_a_concept_is_seen_is_begun_anew_as_often_as_it_takes(
 @pytest.mark.parametrize(
     ("looks", "passes", "share"),
     [
-        ([0.7], [WHOLE], OPENING),
+        ([0.7], [WHOLE], 0.5),
         ([0.9, 0.7], [LOOK, WHOLE], 1.0),
-        ([0.9, 0.9, 0.9], [LOOK, LOOK, WHOLE], ESCALATION),
+        ([0.9, 0.9, 0.9], [LOOK, LOOK, WHOLE], 1.25),
     ],
 )
 @pytest.mark.parametrize("emphasis", [1.0, 1.3, 2.0])
@@ -233,8 +233,8 @@ def test_what_the_prompt_brings_in_is_erased_with_as_much_weight_as_it_takes(loo
         result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made))
     assert made == passes
     factor = emphasis**EMPHASIS
-    if share == OPENING:  # an emphasised concept is begun with more
-        share = min(1.0, OPENING * factor**0.5)
+    if share == 0.5:  # an emphasised concept is begun with more
+        share = min(1.0, 0.5 * factor**0.5)
     with ConceptEraser(unet, [replace(concept, weight=2.0 * share * factor)], EMPTY) as constant:
         expected = denoise(unet, constant, context, [])
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
