@@ -96,7 +96,7 @@ class Watch:
         self._began_at = self._looked_at = None
 
     def close(self) -> None:
-        """Look no more in this pass, since it cannot be begun anew; what was seen is erased from here on, with
+        """Look no more in this pass, since it cannot be begun anew: what was seen is erased from here on with
         the whole weight."""
         self.begin_anew()
         self.erased = {key: share and max(share, 1.0) for key, share in self.erased.items()}
