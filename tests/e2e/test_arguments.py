@@ -38,7 +38,7 @@ def test_script_info_lists_the_fields_in_their_order(webui):
             (2.0, 0, 10),
             (0.0, 0, 1),
             (1.0, 0, 1),
-            ("constant", None, None),
+            ("adaptive", None, None),
             (False, None, None),
             (True, None, None),
         ]
