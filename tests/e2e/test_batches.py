@@ -53,7 +53,8 @@ LAYOUTS = {
     ),
     "negative prompt skipped in every other step": (dict(s_min_uncond=15.0), "NGMS"),
     "negative prompt skipped in all steps": (
-        dict(s_min_uncond=15.0, prompt="a wizard AND a forest", **override(s_min_uncond_all=True)),
+        # The first sub-prompt stands in for the negative prompt, and cancels out.
+        dict(s_min_uncond=15.0, prompt="a forest AND a wizard", **override(s_min_uncond_all=True)),
         "NGMS all steps",
     ),
     "early guidance skipped": (override(skip_early_cond=0.5), "Skip Early CFG"),
