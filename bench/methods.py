@@ -132,7 +132,7 @@ def _attackable(
 _ALL = (
     Method("none", "no erasure: the reference of every other method", "", _plain, erases=False),
     Method("negative-prompt", "the concept as negative prompt, after the case's own", "", _negative_prompt),
-    Method("prompt-edit", "the concept's words taken out of the prompt", "", _prompt_edit),
+    Method("prompt-edit", "the concept's words taken out of prompt and negative prompt", "", _prompt_edit),
     *(
         Method(
             f"sld-{name}",

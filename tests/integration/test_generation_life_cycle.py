@@ -17,7 +17,8 @@ from demo.host import Client, StandIn
 from tests.e2e.support import ROUNDING, changed, difference, encoded, erasing, same, scene, second_checkpoint
 
 PROBE = Path(__file__).parent / "probe"
-ERASURE = erasing("star")
+# Every row that adds to the image, whatever it says.
+ERASURE = erasing("star", mode="constant")
 
 
 @pytest.fixture(scope="module")
