@@ -33,12 +33,14 @@ LEARNING_RATE = 0.02
 INITIAL_WORD = "thing"
 
 
-def embedding_for(method: Method, model: LatentDiffusion, concept: str, path: Path) -> Tensor:
+def embedding_for(
+    method: Method, model: LatentDiffusion, concept: str, path: Path, steps: int = STEPS
+) -> Tensor:
     """The embedding ``[C]`` that brings ``concept`` back past ``method``, kept in ``path``."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part")
-        save_file({EMBEDDING_WORD: optimise(method, model, concept)}, partial)
+        save_file({EMBEDDING_WORD: optimise(method, model, concept, steps)}, partial)
         partial.replace(path)
     return load_file(path)[EMBEDDING_WORD]
 
