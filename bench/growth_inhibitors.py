@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from demo.toyland.model import LatentDiffusion
-from demo.toyland.pipeline import Prompts, ddim, noise, predict, to_images
+from demo.toyland.pipeline import ddim, predict, to_images
 from demo.toyland.prompts import chunks_of, encode_chunks, stack_contexts
 from eiup.attention import attention, merge_heads, split_heads
 
 from .cases import BenchCase
-from .method import Attacked, Generate, Predict, columns, contexts_of, scale_of
+from .method import Attacked, Generate, Predict, begin, contexts_of
 
 
 class _TwinAttention:
@@ -161,8 +161,7 @@ def growth_inhibitors(weight: float, cross_steps: float, self_steps: float) -> t
     def run(
         model: LatentDiffusion, cases: Sequence[BenchCase], concepts: Sequence[str], steps: int
     ) -> np.ndarray:
-        texts, negative, seeds = columns(cases)
-        prompts, scale = Prompts(model, texts, negative, steps), scale_of(cases)
+        prompts, scale, x = begin(model, cases, steps)
         inserted = twins(model, concepts, steps)
         known: dict[tuple[str, ...], tuple] = {}
 
@@ -188,7 +187,7 @@ def growth_inhibitors(weight: float, cross_steps: float, self_steps: float) -> t
             return torch.cat(guided)
 
         with inserted:
-            latents = ddim(model, noise([*seeds, *seeds]), guide, steps)
+            latents = ddim(model, torch.cat([x, x]), guide, steps)
         return to_images(model, latents[len(cases) :])
 
     @contextlib.contextmanager

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from demo.figures import PSNR_CAP
-from demo.toyland.model import load_checkpoint
-from demo.toyland.oracle import load_oracle
 from demo.toyland.world import CONCEPTS
 
 from . import quality
-from .cases import FOLDER, CaseError, read_cases
+from .cases import FOLDER
 from .method import Method
-from .methods import METHODS
-from .results import Results, fingerprint
 
 COUNTS = (1, 2, 4, 8)
 OUT = Path(__file__).parent / "out" / "many"
@@ -46,28 +41,16 @@ def _counts(text: str) -> list[int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    try:
-        cases = read_cases(arguments.cases)
-    except (CaseError, OSError) as error:
-        sys.exit(f"--cases: {error}")
-    methods = [METHODS[name] for name in dict.fromkeys([quality.REFERENCE, *arguments.methods])]
-    model, oracle = load_checkpoint(arguments.checkpoint), load_oracle(arguments.oracle)
-    ids = (
-        fingerprint(arguments.checkpoint, arguments.checkpoint.with_suffix(".yaml")),
-        oracle,
-        fingerprint(arguments.oracle),
-    )
-    rows = []
+    bench = quality.Bench.of(arguments)
+    methods, rows = bench.methods, []
     for count in arguments.counts:
         erased = CONCEPTS[:count]
-        cells = quality.select(cases, erased, images=arguments.images)
-        results = {
-            m.name: Results(arguments.out / "runs", m, arguments.steps, *ids, erase=erased) for m in methods
-        }
-        quality.make_images(model, methods, cells, results, arguments.steps, arguments.fresh, erased)
+        cells = quality.select(bench.cases, erased, images=arguments.images)
+        results = bench.results(erased)
+        quality.make_images(bench.model, methods, cells, results, arguments.steps, arguments.fresh, erased)
         report = quality.summarise(methods, cells, results)
         rows += [_row(method, count, report) for method in methods]
-    figures = {"checkpoint": ids[0], "steps": arguments.steps, "rows": rows}
+    figures = {"checkpoint": bench.checkpoint, "steps": arguments.steps, "rows": rows}
     (arguments.out / "many.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     (arguments.out / "many.txt").write_text(table(rows) + "\n", encoding="utf-8")
     print(table(rows) + f"\n\nThe figures are in {arguments.out / 'many.json'}.")

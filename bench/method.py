@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from demo.toyland.model import LatentDiffusion
-from demo.toyland.pipeline import generate
+from demo.toyland.pipeline import Prompts, generate, noise
 from demo.toyland.prompts import chunks_of, encode_chunks
 
 from .cases import BenchCase
@@ -63,6 +63,12 @@ def scale_of(cases: Sequence[BenchCase]) -> float:
     if len(scales) != 1:
         raise ValueError(f"cases: guidance scales {sorted(scales)} in one batch; a batch has one")
     return scales.pop()
+
+
+def begin(model: LatentDiffusion, cases: Sequence[BenchCase], steps: int) -> tuple[Prompts, float, Tensor]:
+    """The cases' prompts, their guidance scale, and the noise ``[B, 4, 16, 16]`` to begin with."""
+    prompts, negative, seeds = columns(cases)
+    return Prompts(model, prompts, negative, steps), scale_of(cases), noise(seeds)
 
 
 def generate_cases(

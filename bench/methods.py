@@ -37,7 +37,6 @@ CALIBRATIONS = Path(__file__).parent / "out" / "calibrations"
 
 def erasing(name: str, description: str, source: str = "this project", **fields: Any) -> Method:
     """A method that is the product under an :class:`ErasureRequest` of these fields."""
-
     cache = CalibrationCache(CALIBRATIONS)
 
     def request(concepts: Sequence[str]) -> ErasureRequest:
@@ -46,9 +45,7 @@ def erasing(name: str, description: str, source: str = "this project", **fields:
     def run(
         model: LatentDiffusion, cases: Sequence[BenchCase], concepts: Sequence[str], steps: int
     ) -> np.ndarray:
-        return generate_cases(
-            model, cases, steps, request=request(concepts), cache=CalibrationCache(CALIBRATIONS)
-        )
+        return generate_cases(model, cases, steps, request=request(concepts), cache=cache)
 
     @contextlib.contextmanager
     def attacked(model: LatentDiffusion, concept: str) -> Iterator[Predict]:

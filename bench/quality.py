@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,31 +99,58 @@ def _names(kind: str, allowed: Sequence[str] | Mapping[str, Any]) -> Callable[[s
     return names
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What every command that makes images of cases by methods works with."""
+
+    arguments: argparse.Namespace
+    cases: list[BenchCase]
+    methods: list[Method]
+    model: LatentDiffusion
+    oracle: Oracle
+    checkpoint: str
+    oracle_id: str
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Bench:
+        """From the arguments of :func:`add_run_arguments`. Ends the program where cases are wrong."""
+        try:
+            cases = read_cases(arguments.cases)
+        except (CaseError, OSError) as error:
+            sys.exit(f"--cases: {error}")
+        return cls(
+            arguments,
+            cases,
+            [METHODS[name] for name in dict.fromkeys([REFERENCE, *arguments.methods])],
+            load_checkpoint(arguments.checkpoint),
+            load_oracle(arguments.oracle),
+            fingerprint(arguments.checkpoint, arguments.checkpoint.with_suffix(".yaml")),
+            fingerprint(arguments.oracle),
+        )
+
+    def results(self, erase: Sequence[str] | None) -> dict[str, Results]:
+        """The methods' stored results, with these concepts erased."""
+        runs, steps = self.arguments.out / "runs", self.arguments.steps
+        return {
+            m.name: Results(runs, m, steps, self.checkpoint, self.oracle, self.oracle_id, erase)
+            for m in self.methods
+        }
+
+
 def run(arguments: argparse.Namespace) -> int:
-    try:
-        cells = select(read_cases(arguments.cases), arguments.concepts, arguments.groups, arguments.images)
-    except (CaseError, OSError) as error:
-        sys.exit(f"--cases: {error}")
+    bench = Bench.of(arguments)
+    cells = select(bench.cases, arguments.concepts, arguments.groups, arguments.images)
     if not cells:
         sys.exit(f"--cases: {arguments.cases} has no case of these concepts and groups")
-    methods = [METHODS[name] for name in dict.fromkeys([REFERENCE, *arguments.methods])]
-    model, oracle = load_checkpoint(arguments.checkpoint), load_oracle(arguments.oracle)
-    checkpoint = fingerprint(arguments.checkpoint, arguments.checkpoint.with_suffix(".yaml"))
-    oracle_id = fingerprint(arguments.oracle)
-    results = {
-        m.name: Results(
-            arguments.out / "runs", m, arguments.steps, checkpoint, oracle, oracle_id, arguments.erase
-        )
-        for m in methods
-    }
+    methods, model, results = bench.methods, bench.model, bench.results(arguments.erase)
     make_images(model, methods, cells, results, arguments.steps, arguments.fresh, arguments.erase)
-    known = arguments.out / "runs" / f"oracle-accuracy-{oracle_id}-{checkpoint}.json"
+    known = arguments.out / "runs" / f"oracle-accuracy-{bench.oracle_id}-{bench.checkpoint}.json"
     report = {
         "cases": {"file": arguments.cases.name, "sha256": fingerprint(arguments.cases)},
         "steps": arguments.steps,
         "erased": arguments.erase,
-        "checkpoint": {"file": arguments.checkpoint.name, "sha256": checkpoint},
-        "oracle": _oracle_report(known, model, oracle),
+        "checkpoint": {"file": arguments.checkpoint.name, "sha256": bench.checkpoint},
+        "oracle": _oracle_report(known, model, bench.oracle),
         **summarise(methods, cells, results),
     }
     for path in write(report, methods, cells, results, arguments.out):

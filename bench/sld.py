@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from demo.toyland.model import LatentDiffusion
-from demo.toyland.pipeline import Prompts, ddim, noise, to_images
+from demo.toyland.pipeline import ddim, to_images
 
 from .cases import BenchCase
-from .method import Generate, columns, contexts_of, scale_of
+from .method import Generate, begin, contexts_of
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,9 @@ def sld(config: SafetyConfig) -> Generate:
     def run(
         model: LatentDiffusion, cases: Sequence[BenchCase], concepts: Sequence[str], steps: int
     ) -> np.ndarray:
-        texts, negative, seeds = columns(cases)
-        prompts, scale = Prompts(model, texts, negative, steps), scale_of(cases)
+        prompts, scale, x = begin(model, cases, steps)
         safety_text = contexts_of(model, [", ".join(concepts)])[0]
         warmup = round(config.warmup * steps / config.REFERENCE_STEPS)
-        x = noise(seeds)
         momentum = torch.zeros_like(x)
 
         def guide(x: Tensor, timestep: int, step: int) -> Tensor:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from .cases import PLAIN_BACKGROUNDS, PLAIN_SUBJECTS, SPLITS, Split, split_of, turns
+from .cases import PLAIN_BACKGROUNDS, PLAIN_SUBJECTS, SPLITS, Split, check_choices, split_of, turns
 from .toyland.prompts import EMBEDDING_WORD
 from .toyland.world import BACKGROUND_PHRASES, CONCEPTS, PREFIXES
 
@@ -73,13 +73,7 @@ def attack_cases(concept: str, kind: str, count: int, split: Split = "held-out")
 
     Raises ``ValueError`` for an unknown concept, kind or split.
     """
-    for name, value, allowed in (
-        ("concept", concept, CONCEPTS),
-        ("kind", kind, ATTACKS),
-        ("split", split, SPLITS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+    check_choices(concept=(concept, CONCEPTS), kind=(kind, ATTACKS), split=(split, SPLITS))
     if not 0 <= count <= _SEEDS_PER_KIND:
         raise ValueError(f"count: {count} is not within 0 and {_SEEDS_PER_KIND}")
     rng = random.Random(f"{concept}/{kind}/{split}")

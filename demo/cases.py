@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypedDict
 
 from .toyland.world import (
@@ -70,13 +70,7 @@ def cases(concept: str, group: Group, count: int, split: Split = "held-out") -> 
     Raises ``ValueError`` for an unknown concept, group or split, and for the implicit group of a
     concept that nothing in Toyland brings in unnamed.
     """
-    for name, value, allowed in (
-        ("concept", concept, CONCEPTS),
-        ("group", group, GROUPS),
-        ("split", split, SPLITS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+    check_choices(concept=(concept, CONCEPTS), group=(group, GROUPS), split=(split, SPLITS))
     if group == "implicit" and concept not in IMPLICIT_CONCEPTS:
         raise ValueError(
             f"concept: {concept!r} comes only when named; implicit: {', '.join(IMPLICIT_CONCEPTS)}"
@@ -102,6 +96,13 @@ def cases(concept: str, group: Group, count: int, split: Split = "held-out") -> 
             )
         )
     return found
+
+
+def check_choices(**choices: tuple[str, Sequence[str]]) -> None:
+    """Raises ``ValueError`` for a value that is none of those allowed; ``choices`` has both, by name."""
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
 
 
 def _scenes(concept: str, group: Group, rng: random.Random) -> Iterator[tuple[str, str]]:

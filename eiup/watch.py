@@ -150,18 +150,26 @@ class Watch:
                 share = self.erased.get((image, k))
                 if share is None and is_open[k]:
                     self._by_prompt.add((image, k))
-                by_prompt = (image, k) in self._by_prompt
-                if share is None and by_prompt:
-                    if erasing and self.tells_effect and q[k] >= UNERASED:
-                        self._next[image, k] = SHARES[1]
-                elif share is None:
-                    if q[k] >= BOUND:
-                        self._next[image, k] = self.opening
-                elif self.tells_effect and share:
-                    left = q[k] >= UNERASED if by_prompt else q[k] > STUBBORN * most[k]
-                    if share != SHARES[-1]:
-                        if left:
-                            self._next[image, k] = SHARES[SHARES.index(share) + 1]
-                    elif not by_prompt and q[k] > MISTAKEN * most[k]:
-                        self._next[image, k] = 0.0
+                if (image, k) in self._by_prompt:
+                    following = self._after_gate(share, float(q[k])) if erasing else None
+                else:
+                    following = self._after_look(share, float(q[k]), float(most[k]))
+                if following is not None:
+                    self._next[image, k] = following
         return {image for image, _ in self._next}
+
+    def _after_gate(self, share: float | None, q: float) -> float | None:
+        """The share to begin anew with where the prompt has opened the gate; None to go on."""
+        if not self.tells_effect or q < UNERASED or share == SHARES[-1]:
+            return None
+        return SHARES[SHARES.index(share or SHARES[0]) + 1]
+
+    def _after_look(self, share: float | None, q: float, most: float) -> float | None:
+        """The same where the prompt gave no sign; ``share`` is None before anything was seen."""
+        if share is None:
+            return self.opening if q >= BOUND else None
+        if not self.tells_effect or not share:
+            return None
+        if share == SHARES[-1]:
+            return 0.0 if q > MISTAKEN * most else None
+        return SHARES[SHARES.index(share) + 1] if q > STUBBORN * most else None

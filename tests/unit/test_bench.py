@@ -370,7 +370,6 @@ def test_attacks_are_counted_by_kind_over_concepts(tmp_path, oracle):
 def test_many_concepts_are_erased_together_and_one_after_the_other(tmp_path, oracle, monkeypatch, capsys):
     painter = Painter()
     methods = {"none": painter.method("none"), "brighter": painter.method("brighter", 3)}
-    monkeypatch.setattr(many, "METHODS", methods)
     monkeypatch.setattr(quality, "METHODS", methods)
     parser = argparse.ArgumentParser(description="")
     many.add_arguments(parser)
