@@ -14,6 +14,7 @@ from . import attention
 from .errors import ErasureError, UnsupportedModelError
 from .evidence import CallEvidence, ImageEvidence, Recorder
 from .gate import Decision, PromptGate
+from .places import map_size, resize
 from .rows import Rows
 from .schedule import Window, progress
 from .watch import Watch
@@ -271,6 +272,7 @@ class ConceptEraser:
         if self.watch is not None and not self.suspended:
             self.watch.check(at)
         call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
+        call.latent_size = tuple(x.shape[-2:])
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
         call.measures = not self.recorder.calls
         call.looks = self.watch is not None and self.watch.looks(at)
@@ -307,9 +309,7 @@ class ConceptEraser:
             )
         if call.looks:
             images = [call.rows[row].image for row in call.erased]
-            self.opened |= self.watch.look(
-                call.index, images, call.gate >= 1, self._weights > 0, erasing=not self.suspended
-            )
+            self.opened |= self.watch.look(call.index, images, self._weights > 0, call.latent_size)
         self._end_call()
         self.recorder.add(call.evidence())
 
@@ -371,6 +371,9 @@ class ConceptEraser:
         """``sum over k of c_k F_k`` for the active rows and concepts."""
         selection = concepts.selection(call.concepts)
         maps = attention.token_maps(q, selection.k, selection.columns, concepts.scale)
+        places = call.places(maps.shape[2])
+        if places is not None:
+            maps = maps * places[:, None, :, selection.owner].to(maps.dtype)
         energy = attention.feature_energy(maps, selection.values, selection.owner, selection.count)
         call.energy = call.energy + energy * call.active_coefficients.square()
         coefficients = call.active_coefficients[:, selection.owner].to(maps.dtype)
@@ -397,7 +400,10 @@ class _Call:
         self.gate = torch.ones(len(self.erased), len(weights), device=device)
         self.factor = torch.ones_like(self.gate)
         self.measures = self.looks = False
+        self.latent_size = (0, 0)
         self.layers = 0
+        self._places: list[list[Tensor | None]] = []
+        self._places_of_size: dict[int, Tensor | None] = {}
         self.presence: Tensor | None = None
         self.energy: Tensor | float = 0.0
         self.base: Tensor | float = 0.0
@@ -405,19 +411,24 @@ class _Call:
 
     def apply(self, decision: Decision) -> None:
         """Take a gate's decision."""
+        self.likeness = decision.presence
         # Copies: the decision may be that of later calls, too.
         self.gate, self.factor = (x.to(self.device, copy=True) for x in (decision.gate, decision.factor))
 
     def follow(self, watch: Watch) -> None:
-        """Erase what was seen, whatever the prompt says, and the rest with the weight to begin with, which is
-        the larger the more the prompt emphasises a concept."""
+        """Erase what was seen, whatever the prompt says, where it was seen; and nothing before the look."""
         images = [self.rows[index].image for index in self.erased]
-        known = [[watch.erased.get((image, k)) for k in range(len(self.weights))] for image in images]
-        shares = torch.tensor([[share or 0.0 for share in row] for row in known], device=self.device)
-        opening = torch.tensor([[share is None for share in row] for row in known], device=self.device)
-        self.gate = self.gate.masked_fill(shares > 0, 1.0)
-        begin = (watch.opening * self.factor.sqrt()).clamp_max(1.0)
-        self.factor = self.factor * torch.where(opening, begin, shares)
+        likeness = self.likeness.tolist()
+        watch.hear(images, likeness)
+        concepts = range(len(self.weights))
+        shares = [
+            [watch.share(image, k, self.progress, z) for k, z in enumerate(row)]
+            for image, row in zip(images, likeness)
+        ]
+        seen = [[bool(watch.erased.get((image, k))) for k in concepts] for image in images]
+        self.gate = self.gate.masked_fill(torch.tensor(seen, device=self.device), 1.0)
+        self.factor = self.factor * torch.tensor(shares, device=self.device)
+        self._places = [[watch.places_at(image, k, self.progress) for k in concepts] for image in images]
 
     def settle(self) -> None:
         """Find the active rows and concepts; where there are none, nothing is computed."""
@@ -431,6 +442,20 @@ class _Call:
             concepts = torch.tensor(self.concepts, device=self.device)
             self.active_coefficients = coefficients[rows][:, concepts]
             self._active_index = _as_index([self.erased[row] for row in self.active], self.device)
+
+    def places(self, positions: int) -> Tensor | None:
+        """Where a layer of so many positions erases the active concepts in the active rows, ``[R, N, K]`` in
+        0..1; None where all over."""
+        if positions not in self._places_of_size:
+            size = map_size(positions, *self.latent_size)
+            places = (
+                [[self._places[row][k] for k in self.concepts] for row in self.active] if self._places else []
+            )
+            known = any(place is not None for row in places for place in row)
+            self._places_of_size[positions] = (
+                _stack_places(places, size).to(self.device) if known and size else None
+            )
+        return self._places_of_size[positions]
 
     @property
     def needs_queries(self) -> bool:
@@ -460,6 +485,17 @@ class _Call:
         erased = tuple(row for row in self.rows if row.erased)
         corrected = [row in self.active for row in range(len(self.erased))]
         return CallEvidence(erased, self.progress, corrected, self.presence, self.gate, energy, base)
+
+
+def _stack_places(places: list[list[Tensor | None]], size: tuple[int, int]) -> Tensor:
+    """``[R, N, K]`` of places ``[h, w]``, None where all over, at this size."""
+    all_over = torch.ones(size[0] * size[1])
+    return torch.stack(
+        [
+            torch.stack([all_over if p is None else resize(p, size).flatten() for p in row], dim=-1)
+            for row in places
+        ]
+    )
 
 
 def _as_index(rows: list[int], device: torch.device) -> slice | Tensor:

@@ -8,8 +8,9 @@ linear discriminant tells the concept's positions from all others::
     q = (r - low) / (high - low)
 
 ``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
-change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over all
-positions of other images: the same with the concept erased, and those of neutral prompts. Nine of ten of
+change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over other
+positions: those of the same images that hardly change, so that what comes along with the concept does not
+tell; and all of other images: the same with the concept erased, and those of neutral prompts. Nine of ten of
 the images that name it reach ``high``; nine of ten of the erased ones and three of four neutral ones stay
 below ``low``, since neutral prompts, too, may show it now and then. So ``q`` is 1 and more where the concept
 is, 0 and less where it is not.
@@ -29,13 +30,14 @@ from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
 from .preserve import smooth
 from .rows import Rows, conditional_then_unconditional
 
-VERSION = 2
+VERSION = 3
 # Sampling progress for which probes are made: early enough to begin anew, late enough to see something.
 WATCHED_AT = 0.36
 LAYERS = 2
 SHRINKAGE = 0.05
-# Of the largest change that erasing makes to the clean prediction: where the concept is.
-REGION = 0.5
+# Of the largest change that erasing makes to the clean prediction: where the concept is, and where not.
+REGION = 0.7
+ELSEWHERE = 0.3
 # Of the median over images that name a concept: how far these have to be from others.
 LEAST_SPAN = 0.1
 
@@ -48,7 +50,7 @@ CFG_SCALE = 6.0
 WEIGHT = 2.0
 BATCH = 8
 _CONSTANTS = (
-    "probe", VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, LEAST_SPAN, IMAGES_PER_ANCHOR,
+    "probe", VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, ELSEWHERE, LEAST_SPAN, IMAGES_PER_ANCHOR,
     IMAGES_PER_NEUTRAL, CALLS, CFG_SCALE, WEIGHT,
 )  # fmt: skip
 
@@ -118,18 +120,18 @@ class ProbeMaker:
         anchors = self.encode([a.format(concept) for a in ANCHORS]).repeat_interleave(IMAGES_PER_ANCHOR, 0)
         shown, clean = self._sample(anchors, seed=1)
         erased, erased_clean = self._sample(anchors, seed=1, erase=erase)
-        where = _region(clean - erased_clean, shown.shape[1])
-        probe = fit(shown, where, erased, self._neutral)
+        where, elsewhere = _regions(clean - erased_clean, shown.shape[1])
+        probe = fit(shown, where, elsewhere, erased, self._neutral)
         if self.cache:
             self.cache.write(key, asdict(probe))
         return probe
 
 
-def fit(shown: Tensor, where: Tensor, erased: Tensor, neutral: Tensor) -> Probe:
-    """The probe that tells the features ``shown [B, N, D]`` at ``where [B, N]`` from those of other images,
-    ``erased`` and ``neutral``. Where the two are hardly told apart, as for a word that the model does not
-    know, it is one that never sees anything."""
-    others = torch.cat([erased, neutral]).flatten(0, 1)
+def fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Tensor) -> Probe:
+    """The probe that tells the features ``shown [B, N, D]`` at ``where [B, N]`` from those ``elsewhere
+    [B, N]`` and from other images', ``erased`` and ``neutral``. Where they are hardly told apart, as for a
+    word that the model does not know, it is one that never sees anything."""
+    others = torch.cat([erased.flatten(0, 1), neutral.flatten(0, 1), shown[elsewhere]])
     mean = others.mean(0)
     centred = others - mean
     covariance = centred.T @ centred / len(centred)
@@ -147,11 +149,13 @@ def fit(shown: Tensor, where: Tensor, erased: Tensor, neutral: Tensor) -> Probe:
     return Probe(tuple(direction.tolist()), float(mean @ direction + low / (high - low)))
 
 
-def _region(change: Tensor, positions: int) -> Tensor:
-    """Where ``change [B, C, H, W]`` is large, in ``positions`` of a smaller square map: ``[B, N]``."""
-    energy = change.square().sum(dim=1, keepdim=True)
-    energy = F.adaptive_avg_pool2d(smooth(energy), round(positions**0.5)).flatten(1)
-    return energy >= REGION * energy.amax(dim=1, keepdim=True)
+def _regions(change: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """Where ``change [B, C, H, W]`` is large and where it is small, in ``positions`` of a smaller square map:
+    each ``[B, N]``."""
+    energy = smooth(change.square().sum(dim=1, keepdim=True))
+    energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
+    most = energy.amax(dim=1, keepdim=True)
+    return energy >= REGION * most, energy < ELSEWHERE * most
 
 
 class _Sampling:

@@ -1,21 +1,27 @@
-"""The watch: whether a concept is forming in an image, told from the image and not from the prompt.
+"""The watch: whether and where a concept is forming in an image, told from the image and not from the prompt.
 
-A prompt may bring a concept in by a way of its own, which has nothing of the concept's text. But once about
-a third of the noise schedule is done, the U-Net's features say what is forming. So images are looked at then,
-once a sampling pass, with the concepts' probes (:mod:`eiup.probes`).
+A prompt may bring a concept in by a way of its own, which has nothing of the concept's text; and what has
+much of that text need not bring it in. But once about a third of the noise schedule is done, the U-Net's
+features say what is forming, and where. So images are looked at then, once a sampling pass, with the
+concepts' probes (:mod:`eiup.probes`), and up to there nothing is erased. An image is begun anew from its
+noise, with a concept erased,
 
-Concepts are erased with as much weight as it takes, since more spoils images: with the shares ``SHARES`` of
-it, one after the other. Where the prompt opens the gate, sampling begins with the first share. An image in
-which ``q`` reaches ``UNERASED`` all the same is begun anew from its noise with the next one.
+- where the prompt names the concept: from a calibrated likeness ``z`` of ``NAMED`` on;
+- where the prompt opens the gate, and ``q`` reaches ``LIKELY``;
+- where the prompt gives no sign, and ``q`` reaches ``BOUND``.
 
-Where the prompt gave no sign of the concept, an image in which ``q`` reaches ``BOUND`` is begun anew with the
-first share. Whether that was right, the next look tells, since the cause of ``q`` was taken away: where more
-than ``STUBBORN`` of it is left, the image is begun anew with the next share; and where more than ``MISTAKEN``
-of it is left even under the last one, the probe saw something else. Such an image is begun anew as it was.
+It is erased at the places that have at least ``PLACE`` of the image's ``q``, with more than the weight, and
+with ``ELSEWHERE`` of that in the rest of the image, which is hardly touched so but does not show the concept
+in its stead. Behind the look, where an image's layout stands, it is erased all over with ``AFTERWARDS`` of
+that. What the prompt names but nobody sees is erased all over, with ``UNSEEN`` of the weight.
 
-All this needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or
-where the window of erasure leaves out a part of the schedule up to there, images are begun with the whole
-weight, and what is seen is erased for good.
+Whether that was enough, the next look tells, since the cause of ``q`` was taken away: where more than
+``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, and
+also at the places at which the concept is seen now. Where more than ``MISTAKEN`` of it is left under the
+last one, and the prompt gave no sign, the probe saw something else. Such an image is begun anew as it was.
+
+This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
+the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
 """
 
 from __future__ import annotations
@@ -25,18 +31,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .gate import LOW
+from .places import highest, map_size
 from .probes import WATCHED_AT, Probe
 from .schedule import Window
 
+NAMED = 0.85
+LIKELY = 0.4
 BOUND = 0.55
-UNERASED = 0.75
+# Of the largest q.
+PLACE = 0.6
 # Of the weight.
-SHARES = (0.5, 1.0, 1.25)
-# Sampling progress at which a pass has to begin for a look to tell what erasing does.
-EARLY = 0.1
-# Of the first look's q.
+SHARES = (2.0, 3.0, 4.0)
+UNSEEN = 0.5
+# Of these shares.
+ELSEWHERE = 0.1
+AFTERWARDS = 0.5
+# Of the first look's q; what is left of it below CLEAN is nothing.
 STUBBORN = 0.45
 MISTAKEN = 0.6
+CLEAN = 0.35
+# Sampling progress: a pass has to begin this early for a look to tell what erasing does, and a look to come
+# this early for a probe to speak against the prompt.
+EARLY = 0.1
+TIMELY = 0.5
 
 
 class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
@@ -48,9 +66,9 @@ class Watch:
 
     ``window`` is that of erasure.
 
-    ``seen`` holds how clearly each concept was seen at most, ``[K]`` by an image's index; ``erased`` the
-    shares of the weight with which what was seen is erased, by the image's and the concept's index, 0 where
-    the probe was mistaken.
+    By an image's index, ``seen`` holds how clearly each concept was seen at most, ``[K]``; by the image's and
+    the concept's, ``erased`` the share of the weight with which it is erased, 0 where the probe was mistaken,
+    and ``places`` how much of that at each place, ``[h, w]`` in 0..1, None where all of it all over.
     """
 
     def __init__(
@@ -65,11 +83,14 @@ class Watch:
         self._covered = window.start <= 0 and window.end >= WATCHED_AT
         self.seen: dict[int, Tensor] = {}
         self.erased: dict[tuple[int, int], float] = {}
+        self.places: dict[tuple[int, int], Tensor | None] = {}
         self._directions = torch.tensor([probe.direction for probe in probes], device=device)
         self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
         self._features: dict[nn.Module, Tensor] = {}
+        self._likeness: dict[int, list[float]] = {}
         self._next: dict[tuple[int, int], float] = {}
         self._by_prompt: set[tuple[int, int]] = set()
+        self._dismissed: set[tuple[int, int]] = set()
         self._began_at: float | None = None
         self._looked_at: float | None = None
         self._closed = False
@@ -77,12 +98,7 @@ class Watch:
     @property
     def tells_effect(self) -> bool:
         """Whether erasing has had its effect when images are looked at in this pass."""
-        return not self._closed and self._covered and (self._began_at or 0.0) <= EARLY
-
-    @property
-    def opening(self) -> float:
-        """The share of the weight that erasing begins with."""
-        return SHARES[0] if self.tells_effect else 1.0
+        return self._covered and (self._began_at or 0.0) <= EARLY
 
     @property
     def must_begin_anew(self) -> bool:
@@ -93,13 +109,14 @@ class Watch:
         """A sampling pass begins; what was seen in the last one is erased in it."""
         self.erased.update(self._next)
         self._next.clear()
+        self._likeness.clear()
+        self._dismissed.clear()
         self._began_at = self._looked_at = None
 
     def close(self) -> None:
-        """Look no more in this pass, since it cannot be begun anew: what was seen is erased from here on with
-        the whole weight."""
+        """Look no more in this pass, since it cannot be begun anew: what was seen is erased from here on, and
+        what the prompt brings in."""
         self.begin_anew()
-        self.erased = {key: share and max(share, 1.0) for key, share in self.erased.items()}
         self._closed = True
 
     def check(self, at: float) -> None:
@@ -117,6 +134,33 @@ class Watch:
             self._looked_at = at
         return at == self._looked_at
 
+    def _is_behind(self, at: float) -> bool:
+        """Whether progress ``at`` lies behind the look of this pass, or there is none to come."""
+        return self._closed or self._looked_at is not None and at != self._looked_at
+
+    def share(self, image: int, concept: int, at: float, likeness: float) -> float:
+        """The share of the weight with which to erase at progress ``at`` what was seen, or what the prompt
+        brings in with the calibrated ``likeness``."""
+        pair = image, concept
+        known = self.erased.get(pair)
+        if known:
+            local = self.places.get(pair) is not None
+            return known * AFTERWARDS if local and self._is_behind(at) else known
+        if not self._is_behind(at):
+            return 0.0
+        # Behind the look it is too late to begin anew for what the prompt brings in only now.
+        doubted = pair in self._dismissed or known is not None
+        return 0.0 if doubted and likeness < NAMED else 1.0
+
+    def places_at(self, image: int, concept: int, at: float) -> Tensor | None:
+        """How much of the share counts at each place at progress ``at``; None where all of it all over."""
+        return None if self._is_behind(at) else self.places.get((image, concept))
+
+    def hear(self, images: Sequence[int], likeness: Sequence[Sequence[float]]) -> None:
+        """What the prompts of rows of these ``images [R]`` say in a U-Net call, ``[R, K]``."""
+        for image, heard in zip(images, likeness):
+            self._likeness[image] = list(map(max, heard, self._likeness.get(image, heard)))
+
     def keep(self, layer: nn.Module, features: Tensor) -> None:
         """What enters the attention of ``layer`` in this U-Net call, ``[B, N, D_layer]``."""
         if layer in self.layers:
@@ -126,50 +170,68 @@ class Watch:
         """The U-Net call is over."""
         self._features.clear()
 
-    def q(self, rows: slice | Tensor) -> Tensor:
-        """``q [R, K]`` of the ``rows`` of the U-Net call, on the CPU."""
+    def maps(self, rows: slice | Tensor) -> Tensor:
+        """``q`` at every position of the ``rows`` of the U-Net call, ``[R, N, K]``, on the CPU."""
         h = torch.cat([self._features[layer][rows].float() for layer in self.layers], dim=-1)
-        return ((h @ self._directions.T).amax(dim=1) - self._offsets).cpu()
+        return (h @ self._directions.T - self._offsets).cpu()
 
     def look(
-        self,
-        rows: slice | Tensor,
-        images: Sequence[int],
-        open_gates: Tensor,
-        wanted: Tensor,
-        erasing: bool = True,
+        self, rows: slice | Tensor, images: Sequence[int], wanted: Tensor, latent_size: tuple[int, int]
     ) -> set[int]:
-        """Look at ``rows`` of the U-Net call, which belong to these ``images [R]``.
+        """Look at ``rows`` of the U-Net call, which belong to these ``images [R]``, of latents ``[H, W]``.
 
-        ``open_gates [R, K]`` says for which concepts a row's gate is open, ``wanted [K]`` which are to be
-        erased at all, and ``erasing`` whether they were in this pass. Returns the images to begin anew.
+        ``wanted [K]`` says which concepts are to be erased. Returns the images to begin anew.
         """
-        for image, q, is_open in zip(images, self.q(rows), open_gates.tolist()):
+        of_images: dict[int, Tensor] = {}
+        for image, row in zip(images, self.maps(rows)):
+            of_images[image] = torch.maximum(of_images.get(image, row), row)
+        for image, by_position in of_images.items():
+            q = by_position.amax(dim=0)
             most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
+            size = map_size(len(by_position), *latent_size)
             for k in wanted.nonzero().flatten().tolist():
-                share = self.erased.get((image, k))
-                if share is None and is_open[k]:
-                    self._by_prompt.add((image, k))
-                if (image, k) in self._by_prompt:
-                    following = self._after_gate(share, float(q[k])) if erasing else None
-                else:
-                    following = self._after_look(share, float(q[k]), float(most[k]))
-                if following is not None:
-                    self._next[image, k] = following
+                share = self._after_look((image, k), float(q[k]), float(most[k]))
+                if share is not None:
+                    self._next[image, k] = share
+                    seen_there = size if share and q[k] >= LIKELY else None
+                    there = by_position[:, k].unflatten(0, size) if seen_there else None
+                    self._locate((image, k), there, widen=share in SHARES[1:])
         return {image for image, _ in self._next}
 
-    def _after_gate(self, share: float | None, q: float) -> float | None:
-        """The share to begin anew with where the prompt has opened the gate; None to go on."""
-        if not self.tells_effect or q < UNERASED or share == SHARES[-1]:
-            return None
-        return SHARES[SHARES.index(share or SHARES[0]) + 1]
+    def _locate(self, pair: tuple[int, int], by_place: Tensor | None, widen: bool) -> None:
+        """Erase at the highest of ``q [h, w]``; ``widen`` keeps the places so far."""
+        there = None if by_place is None else highest(by_place, PLACE).clamp_min(ELSEWHERE)
+        before = self.places.get(pair)
+        if not widen:
+            self.places[pair] = there
+        elif before is not None and there is not None:
+            self.places[pair] = torch.maximum(before, there)
 
-    def _after_look(self, share: float | None, q: float, most: float) -> float | None:
-        """The same where the prompt gave no sign; ``share`` is None before anything was seen."""
+    def _after_look(self, pair: tuple[int, int], q: float, most: float) -> float | None:
+        """The share to begin anew with; None to go on."""
+        share = self.erased.get(pair)
         if share is None:
-            return self.opening if q >= BOUND else None
-        if not self.tells_effect or not share:
+            return self._at_first(pair, q)
+        if not share or not self.tells_effect:
             return None
-        if share == SHARES[-1]:
-            return 0.0 if q > MISTAKEN * most else None
-        return SHARES[SHARES.index(share) + 1] if q > STUBBORN * most else None
+        if share == UNSEEN:
+            return SHARES[0] if q >= LIKELY else None
+        if share != SHARES[-1]:
+            return SHARES[SHARES.index(share) + 1] if q > max(CLEAN, STUBBORN * most) else None
+        return 0.0 if q > MISTAKEN * most and pair not in self._by_prompt else None
+
+    def _at_first(self, pair: tuple[int, int], q: float) -> float | None:
+        """The same where the concept has not been erased."""
+        image, concept = pair
+        likeness = self._likeness[image][concept]
+        by_prompt = likeness > LOW
+        believed = by_prompt and (q >= LIKELY or self._looked_at > TIMELY)
+        if by_prompt:
+            self._by_prompt.add(pair)
+        if q >= LIKELY and (believed or q >= BOUND):
+            return SHARES[0]
+        if believed or likeness >= NAMED:
+            return UNSEEN if self.tells_effect else 1.0
+        if by_prompt:
+            self._dismissed.add(pair)
+        return None

@@ -27,23 +27,32 @@ def watch_with(*probes):
 
     def see(features):
         watch.keep(layer, features)
-        return watch.q(slice(None))
+        return watch.maps(slice(None)).amax(dim=1)
 
     return see
 
 
 def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():
     shown, where = images(12, True, 0)
-    probe = fit(shown, where, images(40, False, 1)[0], images(40, False, 4)[0])
+    probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
     see = watch_with(probe)
     assert see(shown)[:, 0].quantile(0.1) == pytest.approx(1, abs=1e-4)
     assert (see(images(30, True, 2)[0])[:, 0] >= BOUND).all()
     assert (see(images(30, False, 3)[0])[:, 0] < BOUND).all()
 
 
+def test_what_comes_along_with_a_concept_does_not_tell_it():
+    company = torch.eye(WIDTH)[7] * 20.0
+    shown, where = images(12, True, 0)
+    probe = fit(shown + company, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
+    see = watch_with(probe)
+    assert see(images(30, False, 3)[0] + company).max() < BOUND
+    assert see(images(30, True, 2)[0] + company).min() >= BOUND
+
+
 def test_concepts_are_seen_each_by_its_own_probe():
     shown, where = images(12, True, 0)
-    probe = fit(shown, where, images(40, False, 1)[0], images(40, False, 4)[0])
+    probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
     blind = Probe((0.0,) * WIDTH, 0.0)
     q = watch_with(blind, probe)(shown)
     assert (q[:, 0] == 0).all()
@@ -52,7 +61,7 @@ def test_concepts_are_seen_each_by_its_own_probe():
 
 def test_a_word_that_the_model_does_not_know_is_never_seen():
     shown, where = images(12, False, 0)
-    see = watch_with(fit(shown, where, images(12, False, 1)[0], images(40, False, 4)[0]))
+    see = watch_with(fit(shown, where, ~where, images(12, False, 1)[0], images(40, False, 4)[0]))
     assert (see(torch.cat([shown, images(40, False, 5)[0]])) == 0).all()
 
 
