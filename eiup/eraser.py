@@ -17,7 +17,7 @@ from .gate import Decision, PromptGate
 from .places import map_size, resize
 from .rows import Rows
 from .schedule import Window, progress
-from .watch import Watch
+from .watch import MOST, Watch
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -427,7 +427,7 @@ class _Call:
         ]
         seen = [[bool(watch.erased.get((image, k))) for k in concepts] for image in images]
         self.gate = self.gate.masked_fill(torch.tensor(seen, device=self.device), 1.0)
-        self.factor = self.factor * torch.tensor(shares, device=self.device)
+        self.factor = (self.factor * torch.tensor(shares, device=self.device)).clamp_max(MOST)
         self._places = [[watch.places_at(image, k, self.progress) for k in concepts] for image in images]
 
     def settle(self) -> None:

@@ -36,14 +36,16 @@ from .places import highest, map_size
 from .probes import WATCHED_AT, Probe
 from .schedule import Window
 
-NAMED = 0.85
+NAMED = 0.9
 LIKELY = 0.4
 BOUND = 0.55
 # Of the largest q.
 PLACE = 0.6
 # Of the weight.
-SHARES = (2.0, 3.0, 4.0)
+SHARES = (2.0, 2.5, 3.0)
 UNSEEN = 0.5
+# Of the weight, emphasis included.
+MOST = 6.0
 # Of these shares.
 ELSEWHERE = 0.1
 AFTERWARDS = 0.5
