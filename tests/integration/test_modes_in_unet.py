@@ -153,8 +153,8 @@ def test_a_suspended_eraser_changes_nothing_and_says_what_it_would_have():
 
 
 class SeeingWatch(Watch):
-    """Sees its concepts with ``q[i][k]`` in its look ``i``, and from the last one on the same: at the bottom of
-    the image, and elsewhere nothing."""
+    """Sees its concepts with ``q[i][k]`` in its look ``i``, and from the last one on the same: at the bottom
+    of the image, and elsewhere nothing."""
 
     def __init__(self, layers, q, window):
         width = sum(layer.to_q.in_features for layer in layers)
@@ -195,8 +195,8 @@ LOOK, WHOLE = [900, 700, 500], [900, 700, 500, 300, 100]
 
 
 def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window=None):
-    """A pass erased with ``weight``, of which at most 12 counts, in the last row of places and a tenth of that
-    in the others, and with half of ``weight`` all over behind the look."""
+    """A pass erased with ``weight``, of which at most 12 counts, in the last row of places and a tenth of
+    that in the others, and with half of ``weight`` all over behind the look."""
     rows_of_places = 4
 
     def correction(maps, values, coefficients):
