@@ -205,6 +205,11 @@ class ConceptEraser:
         """Whether the sampling pass so far was seen not to be what it should be."""
         return self.watch is not None and self.watch.must_begin_anew
 
+    @property
+    def withheld(self) -> set[int]:
+        """The images in which something is to be erased that is not erased in the sampling pass so far."""
+        return self.watch.withheld if self.watch is not None else set()
+
     def take_over(self, previous: ConceptEraser) -> None:
         """Go on with a sampling pass in which ``previous`` erased the same concepts on another model.
 

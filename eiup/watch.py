@@ -107,6 +107,18 @@ class Watch:
         """Whether the sampling pass so far was seen not to be what it should be."""
         return bool(self._next)
 
+    @property
+    def withheld(self) -> set[int]:
+        """The images in which something of what their prompts bring in is not erased yet, since this pass has
+        not come to its look."""
+        if self._looked_at is not None or self._closed:
+            return set()
+        return {
+            image
+            for image, heard in self._likeness.items()
+            if any(z > LOW and not self.erased.get((image, k)) for k, z in enumerate(heard))
+        }
+
     def begin_anew(self) -> None:
         """A sampling pass begins; what was seen in the last one is erased in it."""
         self.erased.update(self._next)

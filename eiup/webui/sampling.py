@@ -28,6 +28,9 @@ from ..sampling import sample_erased
 from .denoising import CalibrationStopped, denoiser_of
 from .encoding import ConceptEncoder, through_hypernetworks
 
+# Of the steps: where a refiner takes over this early, it does so before images are looked at.
+EARLY_SWITCH = 0.4
+
 
 class SamplingPass:
     """Erasure while ``sampler`` samples once for ``p``.
@@ -60,7 +63,7 @@ class SamplingPass:
         """``sample(*args, **kwargs)`` with the concepts erased."""
         self._running[id(sampler)] = self
         try:
-            self._attach()
+            self._attach(watches=not self._switches_early())
             self.checkpoint = shared.sd_model.sd_model_hash
 
             if self.request.preserve:
@@ -83,6 +86,12 @@ class SamplingPass:
         finally:
             del self._running[id(sampler)]
             self._detach()
+
+    def _switches_early(self) -> bool:
+        """Whether a refiner takes over before there is something to look at, so that nothing can be begun
+        anew."""
+        refiner = getattr(self.p, "refiner_checkpoint_info", None)
+        return refiner is not None and (self.p.refiner_switch_at or 1.0) < EARLY_SWITCH
 
     def _refuse_refiner(self) -> None:
         if getattr(self.p, "refiner_checkpoint_info", None) is not None:
@@ -149,8 +158,20 @@ class SamplingPass:
         """The webui's ``on_cfg_after_cfg`` callback: keep the twin's prediction, or blend with it."""
         if cls._running:
             running = list(cls._running.values())[-1]
-            if running._twin is not None and running._failure is None:
+            if running._failure is not None:
+                return
+            running._withhold()
+            if running._twin is not None:
                 running._use_twin(params)
+
+    def _withhold(self) -> None:
+        """What is not erased yet is neither previewed nor left as the image where the user stops here."""
+        withheld = self._eraser.withheld
+        sampler = self._denoiser_call.denoiser.sampler
+        if withheld and sampler.last_latent is not None:
+            shared.state.current_latent = None
+            sampler.last_latent = sampler.last_latent.clone()
+            sampler.last_latent[sorted(withheld)] = 0
 
     def _use_twin(self, params: AfterCFGCallbackParams) -> None:
         try:

@@ -104,6 +104,18 @@ def test_a_generation_that_is_stopped(host, references, command):
     check_that_nothing_is_left(host, references)
 
 
+def test_what_is_not_erased_yet_is_not_shown_where_a_generation_is_stopped(host):
+    def stopped(seed, **fields):
+        payload = scene(seed=seed, steps=20, prompt="a house on a meadow", **erasing("star", "moon"))
+        payload.update(fields)
+        return host.txt2img(**ordered(payload, stop_in_call="interrupt")).images[0]
+
+    of_no_concern = [stopped(seed) for seed in (1, 2)]
+    named = [stopped(seed, prompt="a house with a star") for seed in (1, 2)]
+    assert changed(*of_no_concern)
+    assert same(*named)
+
+
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
 def test_img2img_that_is_stopped(host, references, command):
     image = encoded(host.txt2img(**scene()).pngs[0])
