@@ -31,7 +31,7 @@ _ALWAYS_IN_INFOTEXT = ("strength", "mode")
 # How the weight of a correction is found, each in a sentence.
 MODES = {
     "constant": "Suppresses with one weight in every image, also where the concept is not (the paper).",
-    "adaptive": "Erases only where the prompt brings the concept in or the image is seen to form it.",
+    "adaptive": "Erases only in images in which the concept is forming, mostly at the place where it is.",
     "strict": "Suppresses in every image, and more where the prompt emphasises the concept.",
     "projection": "Takes the concept's direction out of the attention.",
 }
