@@ -90,7 +90,8 @@ class Watch:
         self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
         self._features: dict[nn.Module, Tensor] = {}
         self._likeness: dict[int, list[float]] = {}
-        self._next: dict[tuple[int, int], float] = {}
+        self._maps: dict[int, Tensor] = {}
+        self._next: dict[tuple[int, int], tuple[float, Tensor | None]] = {}
         self._by_prompt: set[tuple[int, int]] = set()
         self._dismissed: set[tuple[int, int]] = set()
         self._began_at: float | None = None
@@ -121,8 +122,10 @@ class Watch:
 
     def begin_anew(self) -> None:
         """A sampling pass begins; what was seen in the last one is erased in it."""
-        self.erased.update(self._next)
+        for pair, (share, places) in self._next.items():
+            self.erased[pair], self.places[pair] = share, places
         self._next.clear()
+        self._maps.clear()
         self._likeness.clear()
         self._dismissed.clear()
         self._began_at = self._looked_at = None
@@ -196,30 +199,36 @@ class Watch:
 
         ``wanted [K]`` says which concepts are to be erased. Returns the images to begin anew.
         """
-        of_images: dict[int, Tensor] = {}
-        for image, row in zip(images, self.maps(rows)):
-            of_images[image] = torch.maximum(of_images.get(image, row), row)
-        for image, by_position in of_images.items():
-            q = by_position.amax(dim=0)
-            most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
-            size = map_size(len(by_position), *latent_size)
-            for k in wanted.nonzero().flatten().tolist():
-                share = self._after_look((image, k), float(q[k]), float(most[k]))
-                if share is not None:
-                    self._next[image, k] = share
-                    seen_there = size if share and q[k] >= LIKELY else None
-                    there = by_position[:, k].unflatten(0, size) if seen_there else None
-                    self._locate((image, k), there, widen=share in SHARES[1:])
+        for image, by_position in zip(images, self.maps(rows)):
+            # The webui may make a U-Net call of each row of an image.
+            self._maps[image] = torch.maximum(self._maps.get(image, by_position), by_position)
+        for image in set(images):
+            self._decide(image, wanted.nonzero().flatten().tolist(), latent_size)
         return {image for image, _ in self._next}
 
-    def _locate(self, pair: tuple[int, int], by_place: Tensor | None, widen: bool) -> None:
-        """Erase at the highest of ``q [h, w]``; ``widen`` keeps the places so far."""
-        there = None if by_place is None else highest(by_place, PLACE).clamp_min(ELSEWHERE)
+    def _decide(self, image: int, wanted: Sequence[int], latent_size: tuple[int, int]) -> None:
+        by_position = self._maps[image]
+        size = map_size(len(by_position), *latent_size)
+        q = by_position.amax(dim=0)
+        most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
+        for k in wanted:
+            share = self._after_look((image, k), float(q[k]), float(most[k]))
+            if share is None:
+                self._next.pop((image, k), None)
+                continue
+            seen_there = size is not None and q[k] >= LIKELY
+            there = by_position[:, k].unflatten(0, size) if seen_there else None
+            self._next[image, k] = share, self._next_places((image, k), share, there)
+
+    def _next_places(self, pair: tuple[int, int], share: float, q: Tensor | None) -> Tensor | None:
+        """The places to erase at next, for the ``q [h, w]`` seen now."""
+        if share not in SHARES:
+            return None
+        there = None if q is None else highest(q, PLACE).clamp_min(ELSEWHERE)
+        if share == SHARES[0]:
+            return there
         before = self.places.get(pair)
-        if not widen:
-            self.places[pair] = there
-        elif before is not None and there is not None:
-            self.places[pair] = torch.maximum(before, there)
+        return before if before is None or there is None else torch.maximum(before, there)
 
     def _after_look(self, pair: tuple[int, int], q: float, most: float) -> float | None:
         """The share to begin anew with; None to go on."""
@@ -240,6 +249,7 @@ class Watch:
         likeness = self._likeness[image][concept]
         by_prompt = likeness > LOW
         believed = by_prompt and (q >= LIKELY or self._looked_at > TIMELY)
+        self._dismissed.discard(pair)
         if by_prompt:
             self._by_prompt.add(pair)
         if q >= LIKELY and (believed or q >= BOUND):
