@@ -35,7 +35,7 @@ def draw_chart(methods: Sequence[Mapping[str, Any]]) -> Image.Image | None:
     width, height, left, top, right, bottom = 2000, 1280, 170, 150, 230, 150
     image = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(image)
-    lowest = 5 * int(min(m["psnr_unrelated"] for m in marks) // 5)
+    lowest = 5 * int(min(PSNR_CAP - 5, *(m["psnr_unrelated"] for m in marks)) // 5)
 
     def x(value: float) -> float:
         return left + (value - lowest) / (PSNR_CAP - lowest) * (width - left - right)

@@ -388,6 +388,11 @@ def test_many_concepts_are_erased_together_and_one_after_the_other(tmp_path, ora
     assert "star" in capsys.readouterr().out
 
 
+def test_a_chart_of_methods_that_leave_all_unrelated_images_alone():
+    shows = {"of": 3, "rate": 0.0, "low": 0.0, "high": 0.6}
+    assert draw_chart([{"method": "none", "psnr_unrelated": 60.0, "shows": shows}]) is not None
+
+
 def test_no_chart_without_both_figures():
     assert draw_chart([{"method": "none", "psnr_unrelated": None, "shows": {"of": 3}}]) is None
 
