@@ -17,8 +17,9 @@ that. What the prompt names but nobody sees is erased all over, with ``UNSEEN`` 
 
 Whether that was enough, the next look tells, since the cause of ``q`` was taken away: where more than
 ``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, and
-also at the places at which the concept is seen now. Where more than ``MISTAKEN`` of it is left under the
-last one, and the prompt gave no sign, the probe saw something else. Such an image is begun anew as it was.
+also at the places at which the concept is seen now. Where more than ``IDLE`` of it is left then, what makes
+the concept lies elsewhere, and it is erased ``ALL_OVER``. Where more than ``MISTAKEN`` of it is left in the
+end, and the prompt gave no sign, the probe saw something else. Such an image is begun anew as it was.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
@@ -43,6 +44,7 @@ BOUND = 0.55
 PLACE = 0.6
 # Of the weight.
 SHARES = (2.0, 2.5, 3.0)
+ALL_OVER = (1.0, 1.5)
 UNSEEN = 0.5
 # Of the weight, emphasis included.
 MOST = 6.0
@@ -52,6 +54,7 @@ AFTERWARDS = 0.5
 # Of the first look's q; what is left of it below CLEAN is nothing.
 STUBBORN = 0.45
 MISTAKEN = 0.6
+IDLE = 0.7
 CLEAN = 0.35
 # Sampling progress: a pass has to begin this early for a look to tell what erasing does, and a look to come
 # this early for a probe to speak against the prompt.
@@ -239,9 +242,16 @@ class Watch:
             return None
         if share == UNSEEN:
             return SHARES[0] if q >= LIKELY else None
-        if share != SHARES[-1]:
-            return SHARES[SHARES.index(share) + 1] if q > max(CLEAN, STUBBORN * most) else None
-        return 0.0 if q > MISTAKEN * most and pair not in self._by_prompt else None
+        if q <= max(CLEAN, STUBBORN * most):
+            return None
+        mistaken = q > MISTAKEN * most and pair not in self._by_prompt
+        if share == SHARES[0]:
+            return SHARES[1]
+        if share == SHARES[1]:
+            return ALL_OVER[0] if q > IDLE * most else SHARES[2]
+        if share == ALL_OVER[0]:
+            return ALL_OVER[1]
+        return 0.0 if mistaken else None
 
     def _at_first(self, pair: tuple[int, int], q: float) -> float | None:
         """The same where the concept has not been erased."""

@@ -42,7 +42,7 @@ def test_erasure_changes_the_image_and_is_noted_in_the_infotext(webui, plain):
 
 def test_more_strength_changes_more(webui, plain):
     def change(strength):
-        answer = webui.txt2img(**scene(**erasing("star", strength=strength)))
+        answer = webui.txt2img(**scene(**erasing("star", strength=strength, mode="constant")))
         return np.abs(pixels(answer.images[0]) - pixels(plain)).mean()
 
     assert 0 < change(0.5) < change(2.0)

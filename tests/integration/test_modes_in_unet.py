@@ -217,13 +217,21 @@ def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window
         return denoise(unet, eraser, context, [], timesteps[behind:], x)
 
 
+def erased_all_over(unet, concept, context, weight):
+    with ConceptEraser(unet, [replace(concept, weight=weight)], EMPTY) as constant:
+        return denoise(unet, constant, context, [])
+
+
 @pytest.mark.parametrize(
     ("looks", "passes", "share"),
     [
         ([1.0, 0.4], [LOOK, WHOLE], 2.0),
         ([1.0, 0.5, 0.4], [LOOK, LOOK, WHOLE], 2.5),
         ([1.0, 0.9, 0.5, 0.5], [LOOK, LOOK, LOOK, WHOLE], 3.0),
-        ([1.0, 0.9, 0.9, 0.7], [LOOK, LOOK, LOOK, LOOK, WHOLE], 0.0),
+        ([1.0, 0.9, 0.5, 0.7], [LOOK, LOOK, LOOK, LOOK, WHOLE], 0.0),
+        ([1.0, 0.9, 0.9, 0.4], [LOOK, LOOK, LOOK, WHOLE], 1.0),
+        ([1.0, 0.9, 0.9, 0.9, 0.5], [LOOK, LOOK, LOOK, LOOK, WHOLE], 1.5),
+        ([1.0, 0.9, 0.9, 0.9, 0.9], [LOOK, LOOK, LOOK, LOOK, LOOK, WHOLE], 0.0),
     ],
 )
 def test_what_is_seen_is_erased_there_as_often_as_it_takes(looks, passes, share):
@@ -234,7 +242,8 @@ def test_what_is_seen_is_erased_there_as_often_as_it_takes(looks, passes, share)
         result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made))
     assert made == passes
     if share:
-        expected = erased_at_the_bottom(unet, concept, EMPTY, 2.0 * share)
+        erased = erased_all_over if share in (1.0, 1.5) else erased_at_the_bottom
+        expected = erased(unet, concept, EMPTY, 2.0 * share)
         torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
     else:  # what was seen was not the concept
         assert torch.equal(result, denoise(unet, None, EMPTY, []))
@@ -247,10 +256,11 @@ def test_what_is_seen_is_erased_there_as_often_as_it_takes(looks, passes, share)
     ("looks", "passes", "share"),
     [
         ([0.9, 0.2], [LOOK, WHOLE], 2.0),
-        ([0.9, 0.9, 0.9, 0.9], [LOOK, LOOK, LOOK, WHOLE], 3.0),
+        ([0.9, 0.9, 0.5, 0.9], [LOOK, LOOK, LOOK, WHOLE], 3.0),
+        ([0.9], [LOOK, LOOK, LOOK, LOOK, WHOLE], 1.5),
         ([0.2], [LOOK, WHOLE], 0.5),
     ],
-    ids=["seen", "not to be had out", "not seen"],
+    ids=["seen", "not to be had out there", "nor elsewhere", "not seen"],
 )
 @pytest.mark.parametrize("emphasis", [1.0, 1.3, 2.0])
 def test_what_the_prompt_names_is_erased_in_any_case(looks, passes, share, emphasis):
@@ -262,11 +272,8 @@ def test_what_the_prompt_names_is_erased_in_any_case(looks, passes, share, empha
         result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made))
     assert made == passes
     weight = 2.0 * share * emphasis**EMPHASIS
-    if share == 0.5:  # nobody knows where
-        with ConceptEraser(unet, [replace(concept, weight=weight)], EMPTY) as constant:
-            expected = denoise(unet, constant, context, [])
-    else:
-        expected = erased_at_the_bottom(unet, concept, context, weight)
+    erased = erased_all_over if share <= 1.5 else erased_at_the_bottom
+    expected = erased(unet, concept, context, weight)
     torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
 
 
