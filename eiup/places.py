@@ -25,3 +25,8 @@ def resize(places: Tensor, size: tuple[int, int]) -> Tensor:
 def highest(values: Tensor, share: float) -> Tensor:
     """Where ``values [H, W]`` reach this share of the largest one, in {0, 1}."""
     return torch.where(values >= share * values.amax(), 1.0, 0.0)
+
+
+def widened(places: Tensor) -> Tensor:
+    """``places [H, W]`` with those next to them."""
+    return F.max_pool2d(places[None], 3, stride=1, padding=1)[0]

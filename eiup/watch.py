@@ -17,9 +17,10 @@ that. What the prompt names but nobody sees is erased all over, with ``UNSEEN`` 
 
 Whether that was enough, the next look tells, since the cause of ``q`` was taken away: where more than
 ``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, and
-also at the places at which the concept is seen now. Where more than ``IDLE`` of it is left then, what makes
-the concept lies elsewhere, and it is erased ``ALL_OVER``. Where more than ``MISTAKEN`` of it is left in the
-end, and the prompt gave no sign, the probe saw something else. Such an image is begun anew as it was.
+also around these places and those at which the concept is seen now. Where more than ``IDLE`` of it is left
+then, what makes the concept lies elsewhere, and it is erased ``ALL_OVER``. Where more than ``MISTAKEN`` of it
+is left in the end, and the prompt gave no sign, the probe saw something else. Such an image is begun anew as
+it was.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from .gate import LOW
-from .places import highest, map_size
+from .places import highest, map_size, widened
 from .probes import WATCHED_AT, Probe
 from .schedule import Window
 
@@ -231,7 +232,7 @@ class Watch:
         if share == SHARES[0]:
             return there
         before = self.places.get(pair)
-        return before if before is None or there is None else torch.maximum(before, there)
+        return before if before is None or there is None else widened(torch.maximum(before, there))
 
     def _after_look(self, pair: tuple[int, int], q: float, most: float) -> float | None:
         """The share to begin anew with; None to go on."""

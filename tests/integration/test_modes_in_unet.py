@@ -1,5 +1,6 @@
 """The modes on the genuine ldm U-Net: what is erased where, and when sampling is begun anew."""
 
+import math
 import zlib
 from dataclasses import replace
 
@@ -194,15 +195,14 @@ def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 300.0
 LOOK, WHOLE = [900, 700, 500], [900, 700, 500, 300, 100]
 
 
-def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window=None):
-    """A pass erased with ``weight``, of which at most 12 counts, in the last row of places and a tenth of
-    that in the others, and with half of ``weight`` all over behind the look."""
-    rows_of_places = 4
+def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window=None, quarters=1):
+    """A pass erased with ``weight``, of which at most 12 counts, in the last quarters of the image and a
+    tenth of that in the others, and with half of ``weight`` all over behind the look."""
 
     def correction(maps, values, coefficients):
         side = round(maps.shape[2] ** 0.5)
         share = torch.full((side, side), 0.1)
-        share[-max(1, side // rows_of_places) :] = 1.0
+        share[-max(1, math.ceil(side * quarters / 4)) :] = 1.0
         return original(maps * share.flatten()[:, None], values, coefficients)
 
     original = attention.correction
@@ -217,7 +217,13 @@ def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window
         return denoise(unet, eraser, context, [], timesteps[behind:], x)
 
 
-def erased_all_over(unet, concept, context, weight):
+def expected_of(unet, concept, context, share, emphasis=1.0):
+    """The image erased with ``share`` of the weight: at the bottom, the wider the more often it was begun
+    anew, or all over."""
+    weight = 2.0 * share * emphasis
+    if share >= 2.0:
+        quarters = {2.0: 1, 2.5: 2, 3.0: 3}[share]
+        return erased_at_the_bottom(unet, concept, context, weight, quarters=quarters)
     with ConceptEraser(unet, [replace(concept, weight=weight)], EMPTY) as constant:
         return denoise(unet, constant, context, [])
 
@@ -242,8 +248,7 @@ def test_what_is_seen_is_erased_there_as_often_as_it_takes(looks, passes, share)
         result = sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made))
     assert made == passes
     if share:
-        erased = erased_all_over if share in (1.0, 1.5) else erased_at_the_bottom
-        expected = erased(unet, concept, EMPTY, 2.0 * share)
+        expected = expected_of(unet, concept, EMPTY, share)
         torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
     else:  # what was seen was not the concept
         assert torch.equal(result, denoise(unet, None, EMPTY, []))
@@ -271,9 +276,7 @@ def test_what_the_prompt_names_is_erased_in_any_case(looks, passes, share, empha
     with eraser:
         result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made))
     assert made == passes
-    weight = 2.0 * share * emphasis**EMPHASIS
-    erased = erased_all_over if share <= 1.5 else erased_at_the_bottom
-    expected = erased(unet, concept, context, weight)
+    expected = expected_of(unet, concept, context, share, emphasis**EMPHASIS)
     torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
 
 
