@@ -8,8 +8,8 @@ concepts, where the extension hooks nothing, show how far the measurement itself
 On a machine whose steps vary by more than the hooks cost, the ratio drowns in that. So the time that passes
 inside the hooks is measured as well, as a share of the same step's remaining time.
 
-The mode "adaptive" costs what its gate lets through: it is measured with a gate that is open for every
-concept, and with one that is closed. How long it takes to calibrate a concept is measured on Toyland.
+The mode "adaptive" costs what it erases: it is measured with every concept erased at its place ("open"),
+and with none ("closed"). How long it takes to calibrate a concept is measured on Toyland.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from eiup.gate import Calibration, PromptGate, gate_layers
 from eiup.probes import Probe, probed_layers
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
-from eiup.watch import Watch
+from eiup.watch import SHARES, Watch
 
 with contextlib.redirect_stdout(io.StringIO()):
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -88,7 +88,7 @@ class _Steps:
         generator = torch.Generator().manual_seed(1)
         self.unet = unet
         self.latents = torch.randn(2, 4, size // 8, size // 8, generator=generator)
-        self.timesteps = torch.full((2,), 500)
+        self.timesteps = torch.full((2,), 800)
         self.context = torch.randn(2, TEXT_LENGTH, TEXT_WIDTH, generator=generator)
         encoded = torch.randn(MOST + 1, TEXT_LENGTH, TEXT_WIDTH, generator=generator)
         self.empty = encoded[-1]
@@ -97,7 +97,7 @@ class _Steps:
         ]
 
     def seconds(self, kind: Kind) -> tuple[float, float]:
-        """Time of one step in the middle of a sampling pass that erases so, and how much of it passed inside
+        """Time of one step of a sampling pass that erases so, and how much of it passed inside
         hooks."""
         mode, count, is_open = kind
         if count == 0:
@@ -127,6 +127,10 @@ class _Steps:
         )
         width = sum(layer.to_q.in_features for layer in looked_at)
         watch = Watch(looked_at, [Probe((0.0,) * width, 0.0)] * count, self.empty.device)
+        if is_open:
+            # As in a pass that was begun anew, up to its look: each concept at a place of its own.
+            watch.erased = {(0, k): SHARES[0] for k in range(count)}
+            watch.places = {(0, k): torch.rand(8, 8) for k in range(count)}
         return ConceptEraser(self.unet, concepts, self.empty, mode="adaptive", gate=gate, watch=watch)
 
     def _step(self, eraser: ConceptEraser | None, before_step: Callable[[], None] = lambda: None) -> float:
