@@ -16,11 +16,11 @@ in its stead. Behind the look, where an image's layout stands, it is erased all 
 that. What the prompt names but nobody sees is erased all over, with ``UNSEEN`` of the weight.
 
 Whether that was enough, the next look tells, since the cause of ``q`` was taken away: where more than
-``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, and
-also around these places and those at which the concept is seen now. Where more than ``IDLE`` of it is left
-then, what makes the concept lies elsewhere, and it is erased ``ALL_OVER``. Where more than ``MISTAKEN`` of it
-is left in the end, and the prompt gave no sign, the probe saw something else. Such an image is begun anew as
-it was.
+``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, also at
+the places at which the concept is seen now, and with the last one also around them all. Where more than
+``IDLE`` of it is left then, what makes the concept lies elsewhere, and it is erased ``ALL_OVER``. Where more
+than ``MISTAKEN`` of it is left in the end, and the prompt gave no sign, the probe saw something else. Such an
+image is begun anew as it was.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
@@ -232,7 +232,10 @@ class Watch:
         if share == SHARES[0]:
             return there
         before = self.places.get(pair)
-        return before if before is None or there is None else widened(torch.maximum(before, there))
+        if before is None or there is None:
+            return before
+        both = torch.maximum(before, there)
+        return widened(both) if share == SHARES[-1] else both
 
     def _after_look(self, pair: tuple[int, int], q: float, most: float) -> float | None:
         """The share to begin anew with; None to go on."""
@@ -246,10 +249,10 @@ class Watch:
         if q <= max(CLEAN, STUBBORN * most):
             return None
         mistaken = q > MISTAKEN * most and pair not in self._by_prompt
-        if share == SHARES[0]:
-            return SHARES[1]
-        if share == SHARES[1]:
-            return ALL_OVER[0] if q > IDLE * most else SHARES[2]
+        if share in SHARES[:-1]:
+            return SHARES[SHARES.index(share) + 1]
+        if share == SHARES[-1] and q > IDLE * most:
+            return ALL_OVER[0]
         if share == ALL_OVER[0]:
             return ALL_OVER[1]
         return 0.0 if mistaken else None
