@@ -38,7 +38,7 @@ from eiup.gate import Calibration, PromptGate, gate_layers
 from eiup.probes import Probe, probed_layers
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
-from eiup.watch import SHARES, Watch
+from eiup.watch import SHARES, Erasure, Watch
 
 with contextlib.redirect_stdout(io.StringIO()):
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -129,8 +129,7 @@ class _Steps:
         watch = Watch(looked_at, [Probe((0.0,) * width, 0.0)] * count, self.empty.device)
         if is_open:
             # As in a pass that was begun anew, up to its look: each concept at a place of its own.
-            watch.erased = {(0, k): SHARES[0] for k in range(count)}
-            watch.places = {(0, k): torch.rand(8, 8) for k in range(count)}
+            watch.erased = {(0, k): Erasure(SHARES[0], torch.rand(8, 8)) for k in range(count)}
         return ConceptEraser(self.unet, concepts, self.empty, mode="adaptive", gate=gate, watch=watch)
 
     def _step(self, eraser: ConceptEraser | None, before_step: Callable[[], None] = lambda: None) -> float:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from . import attention
 from .errors import ErasureError, UnsupportedModelError
-from .evidence import CallEvidence, ImageEvidence, Recorder
+from .evidence import ImageEvidence, Recorder
 from .gate import Decision, PromptGate
-from .places import map_size, resize
 from .rows import Rows
 from .schedule import Window, progress
-from .watch import MOST, Watch
+from .unet_call import UNetCall
+from .watch import Watch
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -181,10 +181,11 @@ class ConceptEraser:
         self.opened: set[int] = set()
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
+        self._wanted = [k for k, concept in enumerate(self.concepts) if concept.weight > 0]
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}
         self._queries: dict[nn.Module, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._call: _Call | None = None
+        self._call: UNetCall | None = None
         self._decided: tuple[Tensor, Decision] | None = None
 
     def evidence(self) -> dict[int, ImageEvidence]:
@@ -195,7 +196,7 @@ class ConceptEraser:
         return {
             image: evidence.with_looks(
                 self.watch.seen[image].tolist() if image in self.watch.seen else None,
-                [self.watch.erased.get((image, k), 0.0) > 0 for k in range(len(self.concepts))],
+                [self.watch.erases(image, k) for k in range(len(self.concepts))],
             )
             for image, evidence in images.items()
         }
@@ -208,7 +209,7 @@ class ConceptEraser:
     @property
     def withheld(self) -> set[int]:
         """The images in which something is to be erased that is not erased in the sampling pass so far."""
-        return self.watch.withheld if self.watch is not None else set()
+        return self.watch.withheld(self._wanted) if self.watch is not None else set()
 
     def take_over(self, previous: ConceptEraser) -> None:
         """Go on with a sampling pass in which ``previous`` erased the same concepts on another model.
@@ -276,8 +277,8 @@ class ConceptEraser:
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
         if self.watch is not None and not self.suspended:
             self.watch.check(at)
-        call = self._call = _Call(rows, at, self._weights * self.window(at), x.device)
-        call.latent_size = tuple(x.shape[-2:])
+        size = tuple(x.shape[-2:])
+        call = self._call = UNetCall(rows, at, self._weights * self.window(at), size, x.device)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
         call.measures = not self.recorder.calls
         call.looks = self.watch is not None and self.watch.looks(at)
@@ -314,7 +315,7 @@ class ConceptEraser:
             )
         if call.looks:
             images = [call.rows[row].image for row in call.erased]
-            self.opened |= self.watch.look(call.index, images, self._weights > 0, call.latent_size)
+            self.opened |= self.watch.look(call.index, images, self._wanted, call.latent_size)
         self._end_call()
         self.recorder.add(call.evidence())
 
@@ -365,14 +366,14 @@ class ConceptEraser:
 
         return hook
 
-    def _measure(self, call: _Call, queries: Tensor, outputs: Tensor, concepts: _LayerConcepts) -> None:
+    def _measure(self, call: UNetCall, queries: Tensor, outputs: Tensor, concepts: _LayerConcepts) -> None:
         """Presence ``a`` in the first layer, ``[R, K]``."""
         q = attention.split_heads(call.select(queries), concepts.layer.heads)
         prompt = call.select(outputs)
         *of_concepts, empty = concepts.outputs(q)
         call.presence = torch.stack([attention.presence(prompt, o, empty) for o in of_concepts], dim=1)
 
-    def _suppress(self, call: _Call, q: Tensor, concepts: _LayerConcepts) -> Tensor:
+    def _suppress(self, call: UNetCall, q: Tensor, concepts: _LayerConcepts) -> Tensor:
         """``sum over k of c_k F_k`` for the active rows and concepts."""
         selection = concepts.selection(call.concepts)
         maps = attention.token_maps(q, selection.k, selection.columns, concepts.scale)
@@ -384,127 +385,10 @@ class ConceptEraser:
         coefficients = call.active_coefficients[:, selection.owner].to(maps.dtype)
         return attention.merge_heads(attention.correction(maps, selection.values, coefficients))
 
-    def _project(self, call: _Call, q: Tensor, prompt: Tensor, concepts: _LayerConcepts) -> Tensor:
+    def _project(self, call: UNetCall, q: Tensor, prompt: Tensor, concepts: _LayerConcepts) -> Tensor:
         """``sum over k of w_k clamp(a_k, 0, 3) (O_k - O_0)`` for the active rows and concepts."""
         *of_concepts, empty = concepts.outputs(q)
         weights = call.weights.tolist()
         changes = [attention.projection(prompt, of_concepts[k], empty, weights[k]) for k in call.concepts]
         call.energy = call.energy + torch.stack([c.square().sum(dim=(1, 2)) for c in changes], dim=1)
         return sum(changes)
-
-
-class _Call:
-    """One U-Net call: its rows, the coefficients ``c_k = s(t) w_k g_k f_k`` of each, and what has been
-    measured in it so far. *Erased* rows may be corrected; the *active* ones among them are."""
-
-    def __init__(self, rows: Rows, at: float, weights: Tensor, device: torch.device):
-        self.rows, self.progress = rows, at
-        self.device = device
-        self.erased = [index for index, row in enumerate(rows) if row.erased]
-        self.weights = weights.to(device)
-        self.gate = torch.ones(len(self.erased), len(weights), device=device)
-        self.factor = torch.ones_like(self.gate)
-        self.measures = self.looks = False
-        self.latent_size = (0, 0)
-        self.layers = 0
-        self._places: list[list[Tensor | None]] = []
-        self._places_of_size: dict[int, Tensor | None] = {}
-        self.presence: Tensor | None = None
-        self.energy: Tensor | float = 0.0
-        self.base: Tensor | float = 0.0
-        self.index = _as_index(self.erased, device)
-
-    def apply(self, decision: Decision) -> None:
-        """Take a gate's decision."""
-        self.likeness = decision.presence
-        # Copies: the decision may be that of later calls, too.
-        self.gate, self.factor = (x.to(self.device, copy=True) for x in (decision.gate, decision.factor))
-
-    def follow(self, watch: Watch) -> None:
-        """Erase what was seen, whatever the prompt says, where it was seen; and nothing before the look."""
-        images = [self.rows[index].image for index in self.erased]
-        likeness = self.likeness.tolist()
-        watch.hear(images, likeness)
-        concepts = range(len(self.weights))
-        shares = [
-            [watch.share(image, k, self.progress, z) for k, z in enumerate(row)]
-            for image, row in zip(images, likeness)
-        ]
-        seen = [[bool(watch.erased.get((image, k))) for k in concepts] for image in images]
-        self.gate = self.gate.masked_fill(torch.tensor(seen, device=self.device), 1.0)
-        self.factor = (self.factor * torch.tensor(shares, device=self.device)).clamp_max(MOST)
-        self._places = [[watch.places_at(image, k, self.progress) for k in concepts] for image in images]
-
-    def settle(self) -> None:
-        """Find the active rows and concepts; where there are none, nothing is computed."""
-        coefficients = self.weights * self.gate * self.factor
-        active = (coefficients != 0).tolist()
-        self.active = [row for row, concepts in enumerate(active) if any(concepts)]
-        self.concepts = tuple(k for k, concept in enumerate(zip(*active)) if any(concept))
-        self.corrects = bool(self.active)
-        if self.corrects:
-            rows = torch.tensor(self.active, device=self.device)
-            concepts = torch.tensor(self.concepts, device=self.device)
-            self.active_coefficients = coefficients[rows][:, concepts]
-            self._active_index = _as_index([self.erased[row] for row in self.active], self.device)
-
-    def places(self, positions: int) -> Tensor | None:
-        """Where a layer of so many positions erases the active concepts in the active rows, ``[R, N, K]`` in
-        0..1; None where all over."""
-        if positions not in self._places_of_size:
-            size = map_size(positions, *self.latent_size)
-            places = (
-                [[self._places[row][k] for k in self.concepts] for row in self.active] if self._places else []
-            )
-            known = any(place is not None for row in places for place in row)
-            self._places_of_size[positions] = (
-                _stack_places(places, size).to(self.device) if known and size else None
-            )
-        return self._places_of_size[positions]
-
-    @property
-    def needs_queries(self) -> bool:
-        return bool(self.erased) and (self.corrects or self.measures and self.presence is None)
-
-    def select(self, x: Tensor) -> Tensor:
-        return x[self.index]
-
-    def select_active(self, x: Tensor) -> Tensor:
-        return x[self._active_index]
-
-    def subtract(self, outputs: Tensor, change: Tensor) -> Tensor:
-        corrected = outputs.clone()
-        corrected[self._active_index] -= change
-        return corrected
-
-    @property
-    def active_images(self) -> list[int]:
-        return [self.rows[self.erased[row]].image for row in self.active]
-
-    def evidence(self) -> CallEvidence:
-        energy, base = torch.zeros_like(self.gate), torch.ones(len(self.erased), device=self.device)
-        if self.corrects:
-            rows = torch.tensor(self.active, device=self.device)
-            energy[rows[:, None], torch.tensor(self.concepts, device=self.device)] = self.energy
-            base[rows] = self.base
-        erased = tuple(row for row in self.rows if row.erased)
-        corrected = [row in self.active for row in range(len(self.erased))]
-        return CallEvidence(erased, self.progress, corrected, self.presence, self.gate, energy, base)
-
-
-def _stack_places(places: list[list[Tensor | None]], size: tuple[int, int]) -> Tensor:
-    """``[R, N, K]`` of places ``[h, w]``, None where all over, at this size."""
-    all_over = torch.ones(size[0] * size[1])
-    return torch.stack(
-        [
-            torch.stack([all_over if p is None else resize(p, size).flatten() for p in row], dim=-1)
-            for row in places
-        ]
-    )
-
-
-def _as_index(rows: list[int], device: torch.device) -> slice | Tensor:
-    """Rows as a slice where they are contiguous, which costs no copy."""
-    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
-        return slice(rows[0], rows[0] + len(rows))
-    return torch.tensor(rows, dtype=torch.long, device=device)

@@ -29,6 +29,7 @@ the window of erasure leaves out a part of the schedule up to there, what is see
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ PLACE = 0.6
 # Of the weight.
 SHARES = (2.0, 2.5, 3.0)
 ALL_OVER = (1.0, 1.5)
+_LADDER = SHARES + ALL_OVER
 UNSEEN = 0.5
 # Of the weight, emphasis included.
 MOST = 6.0
@@ -67,14 +69,26 @@ class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
     """Ends a sampling pass in which a concept was seen to form, so that it is begun anew."""
 
 
+@dataclass(frozen=True)
+class Erasure:
+    """How a concept is erased from an image: with what share of the weight, and how much of that counts at
+    each place, ``[h, w]`` in 0..1; None where all of it all over."""
+
+    share: float
+    places: Tensor | None = None
+
+
+NOTHING = Erasure(0.0)
+
+
 class Watch:
     """Looks at the images of a sampling pass with the probes of its concepts, in U-Net ``layers``.
 
     ``window`` is that of erasure.
 
     By an image's index, ``seen`` holds how clearly each concept was seen at most, ``[K]``; by the image's and
-    the concept's, ``erased`` the share of the weight with which it is erased, 0 where the probe was mistaken,
-    and ``places`` how much of that at each place, ``[h, w]`` in 0..1, None where all of it all over.
+    the concept's, ``erased`` how what was seen is erased up to the look: not at all where the probe was
+    mistaken.
     """
 
     def __init__(
@@ -88,14 +102,13 @@ class Watch:
         window = window or Window()
         self._covered = window.start <= 0 and window.end >= WATCHED_AT
         self.seen: dict[int, Tensor] = {}
-        self.erased: dict[tuple[int, int], float] = {}
-        self.places: dict[tuple[int, int], Tensor | None] = {}
+        self.erased: dict[tuple[int, int], Erasure] = {}
         self._directions = torch.tensor([probe.direction for probe in probes], device=device)
         self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
         self._features: dict[nn.Module, Tensor] = {}
         self._likeness: dict[int, list[float]] = {}
         self._maps: dict[int, Tensor] = {}
-        self._next: dict[tuple[int, int], tuple[float, Tensor | None]] = {}
+        self._next: dict[tuple[int, int], Erasure] = {}
         self._by_prompt: set[tuple[int, int]] = set()
         self._dismissed: set[tuple[int, int]] = set()
         self._began_at: float | None = None
@@ -112,22 +125,24 @@ class Watch:
         """Whether the sampling pass so far was seen not to be what it should be."""
         return bool(self._next)
 
-    @property
-    def withheld(self) -> set[int]:
-        """The images in which something of what their prompts bring in is not erased yet, since this pass has
-        not come to its look."""
+    def erases(self, image: int, concept: int) -> bool:
+        """Whether a concept that was seen is erased, whatever the prompt says."""
+        return self.erased.get((image, concept), NOTHING).share > 0
+
+    def withheld(self, wanted: Sequence[int]) -> set[int]:
+        """The images in which some of the ``wanted`` concepts, which their prompts bring in, is not erased
+        yet, since this pass has not come to its look."""
         if self._looked_at is not None or self._closed:
             return set()
         return {
             image
             for image, heard in self._likeness.items()
-            if any(z > LOW and not self.erased.get((image, k)) for k, z in enumerate(heard))
+            if any(heard[k] > LOW and not self.erases(image, k) for k in wanted)
         }
 
     def begin_anew(self) -> None:
         """A sampling pass begins; what was seen in the last one is erased in it."""
-        for pair, (share, places) in self._next.items():
-            self.erased[pair], self.places[pair] = share, places
+        self.erased.update(self._next)
         self._next.clear()
         self._maps.clear()
         self._likeness.clear()
@@ -159,23 +174,20 @@ class Watch:
         """Whether progress ``at`` lies behind the look of this pass, or there is none to come."""
         return self._closed or self._looked_at is not None and at != self._looked_at
 
-    def share(self, image: int, concept: int, at: float, likeness: float) -> float:
-        """The share of the weight with which to erase at progress ``at`` what was seen, or what the prompt
-        brings in with the calibrated ``likeness``."""
+    def erasure(self, image: int, concept: int, at: float, likeness: float) -> Erasure:
+        """How to erase at progress ``at`` what was seen, or what the prompt brings in with the calibrated
+        ``likeness``."""
         pair = image, concept
-        known = self.erased.get(pair)
-        if known:
-            local = self.places.get(pair) is not None
-            return known * AFTERWARDS if local and self._is_behind(at) else known
+        if self.erases(*pair):
+            known = self.erased[pair]
+            if known.places is None or not self._is_behind(at):
+                return known
+            return Erasure(known.share * AFTERWARDS)
         if not self._is_behind(at):
-            return 0.0
+            return NOTHING
         # Behind the look it is too late to begin anew for what the prompt brings in only now.
-        doubted = pair in self._dismissed or known is not None
-        return 0.0 if doubted and likeness < NAMED else 1.0
-
-    def places_at(self, image: int, concept: int, at: float) -> Tensor | None:
-        """How much of the share counts at each place at progress ``at``; None where all of it all over."""
-        return None if self._is_behind(at) else self.places.get((image, concept))
+        doubted = pair in self._dismissed or pair in self.erased
+        return NOTHING if doubted and likeness < NAMED else Erasure(1.0)
 
     def hear(self, images: Sequence[int], likeness: Sequence[Sequence[float]]) -> None:
         """What the prompts of rows of these ``images [R]`` say in a U-Net call, ``[R, K]``."""
@@ -197,67 +209,62 @@ class Watch:
         return (h @ self._directions.T - self._offsets).cpu()
 
     def look(
-        self, rows: slice | Tensor, images: Sequence[int], wanted: Tensor, latent_size: tuple[int, int]
+        self,
+        rows: slice | Tensor,
+        images: Sequence[int],
+        wanted: Sequence[int],
+        latent_size: tuple[int, int],
     ) -> set[int]:
-        """Look at ``rows`` of the U-Net call, which belong to these ``images [R]``, of latents ``[H, W]``.
-
-        ``wanted [K]`` says which concepts are to be erased. Returns the images to begin anew.
-        """
+        """Look for the ``wanted`` concepts in ``rows`` of the U-Net call, which belong to ``images [R]``, of
+        latents ``[H, W]``. Returns the images to begin anew."""
         for image, by_position in zip(images, self.maps(rows)):
             # The webui may make a U-Net call of each row of an image.
             self._maps[image] = torch.maximum(self._maps.get(image, by_position), by_position)
         for image in set(images):
-            self._decide(image, wanted.nonzero().flatten().tolist(), latent_size)
+            by_position = self._maps[image]
+            size = map_size(len(by_position), *latent_size)
+            q = by_position.amax(dim=0)
+            most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
+            for k in wanted:
+                pair = image, k
+                self._next.pop(pair, None)
+                share = self._next_share(pair, float(q[k]), float(most[k]))
+                if share is not None:
+                    seen = size is not None and q[k] >= LIKELY
+                    by_place = by_position[:, k].unflatten(0, size) if seen else None
+                    self._next[pair] = Erasure(share, self._next_places(pair, share, by_place))
         return {image for image, _ in self._next}
 
-    def _decide(self, image: int, wanted: Sequence[int], latent_size: tuple[int, int]) -> None:
-        by_position = self._maps[image]
-        size = map_size(len(by_position), *latent_size)
-        q = by_position.amax(dim=0)
-        most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
-        for k in wanted:
-            share = self._after_look((image, k), float(q[k]), float(most[k]))
-            if share is None:
-                self._next.pop((image, k), None)
-                continue
-            seen_there = size is not None and q[k] >= LIKELY
-            there = by_position[:, k].unflatten(0, size) if seen_there else None
-            self._next[image, k] = share, self._next_places((image, k), share, there)
-
     def _next_places(self, pair: tuple[int, int], share: float, q: Tensor | None) -> Tensor | None:
-        """The places to erase at next, for the ``q [h, w]`` seen now."""
+        """Where to erase with this share; ``q [h, w]`` where the concept is seen now."""
         if share not in SHARES:
             return None
         there = None if q is None else highest(q, PLACE).clamp_min(ELSEWHERE)
         if share == SHARES[0]:
             return there
-        before = self.places.get(pair)
+        before = self.erased[pair].places
         if before is None or there is None:
             return before
         both = torch.maximum(before, there)
         return widened(both) if share == SHARES[-1] else both
 
-    def _after_look(self, pair: tuple[int, int], q: float, most: float) -> float | None:
+    def _next_share(self, pair: tuple[int, int], q: float, most: float) -> float | None:
         """The share to begin anew with; None to go on."""
-        share = self.erased.get(pair)
-        if share is None:
-            return self._at_first(pair, q)
+        if pair not in self.erased:
+            return self._first_share(pair, q)
+        share = self.erased[pair].share
         if not share or not self.tells_effect:
             return None
         if share == UNSEEN:
             return SHARES[0] if q >= LIKELY else None
         if q <= max(CLEAN, STUBBORN * most):
             return None
-        mistaken = q > MISTAKEN * most and pair not in self._by_prompt
-        if share in SHARES[:-1]:
-            return SHARES[SHARES.index(share) + 1]
-        if share == SHARES[-1] and q > IDLE * most:
-            return ALL_OVER[0]
-        if share == ALL_OVER[0]:
-            return ALL_OVER[1]
-        return 0.0 if mistaken else None
+        if share == _LADDER[-1] or share == SHARES[-1] and q <= IDLE * most:
+            mistaken = q > MISTAKEN * most and pair not in self._by_prompt
+            return 0.0 if mistaken else None
+        return _LADDER[_LADDER.index(share) + 1]
 
-    def _at_first(self, pair: tuple[int, int], q: float) -> float | None:
+    def _first_share(self, pair: tuple[int, int], q: float) -> float | None:
         """The same where the concept has not been erased."""
         image, concept = pair
         likeness = self._likeness[image][concept]

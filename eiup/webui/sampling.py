@@ -155,14 +155,18 @@ class SamplingPass:
 
     @classmethod
     def on_denoised(cls, params: AfterCFGCallbackParams) -> None:
-        """The webui's ``on_cfg_after_cfg`` callback: keep the twin's prediction, or blend with it."""
+        """The webui's ``on_cfg_after_cfg`` callback: withhold what is not erased yet, and keep the twin's
+        prediction, or blend with it."""
         if cls._running:
             running = list(cls._running.values())[-1]
-            if running._failure is not None:
-                return
-            running._withhold()
-            if running._twin is not None:
-                running._use_twin(params)
+            if running._failure is None:
+                try:
+                    running._withhold()
+                    if running._twin is not None:
+                        running._use_twin(params)
+                except Exception as error:
+                    # The webui would swallow it and go on; it is raised after the pass instead.
+                    running._failure = error
 
     def _withhold(self) -> None:
         """What is not erased yet is neither previewed nor left as the image where the user stops here."""
@@ -174,25 +178,21 @@ class SamplingPass:
             sampler.last_latent[sorted(withheld)] = 0
 
     def _use_twin(self, params: AfterCFGCallbackParams) -> None:
-        try:
-            call, output = self._denoiser_call, params.x
-            first_rows = [
-                next(n for n, row in enumerate(self._plan) if row.image == i) for i in range(len(output))
-            ]
-            x, sigma = call.x[first_rows], call.sigma[first_rows]
-            clean = call.denoiser.get_pred_x0(x, output, sigma)
-            if self._eraser.suspended:
-                self._twin.keep(float(sigma[0]), clean)
-                # The twin is not for looking at: no live preview of it.
-                shared.state.current_latent = None
-                return
-            blended = self._twin.blend(float(sigma[0]), clean)
-            # The clean prediction is linear in the sampler's own: x0 = a x + b output.
-            b = call.denoiser.get_pred_x0(torch.zeros_like(x), torch.ones_like(output), sigma)
-            params.x = output + (blended - clean) / b
-        except Exception as error:
-            # The webui would swallow it and go on; it is raised after the pass instead.
-            self._failure = error
+        call, output = self._denoiser_call, params.x
+        first_rows = [
+            next(n for n, row in enumerate(self._plan) if row.image == i) for i in range(len(output))
+        ]
+        x, sigma = call.x[first_rows], call.sigma[first_rows]
+        clean = call.denoiser.get_pred_x0(x, output, sigma)
+        if self._eraser.suspended:
+            self._twin.keep(float(sigma[0]), clean)
+            # The twin is not for looking at: no live preview of it.
+            shared.state.current_latent = None
+            return
+        blended = self._twin.blend(float(sigma[0]), clean)
+        # The clean prediction is linear in the sampler's own: x0 = a x + b output.
+        b = call.denoiser.get_pred_x0(torch.zeros_like(x), torch.ones_like(output), sigma)
+        params.x = output + (blended - clean) / b
 
     def _plan_rows(self, params: CFGDenoiserParams) -> None:
         self._plan = self._latents = None
