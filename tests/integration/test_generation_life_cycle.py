@@ -114,6 +114,8 @@ def test_what_is_not_erased_yet_is_not_shown_where_a_generation_is_stopped(host)
     named = [stopped(seed, prompt="a house with a star") for seed in (1, 2)]
     assert changed(*of_no_concern)
     assert same(*named)
+    weightless = erasing({"concept": "star", "weight": 0}, "moon")
+    assert changed(*(stopped(seed, prompt="a house with a star", **weightless) for seed in (1, 2)))
 
 
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
