@@ -16,11 +16,13 @@ in its stead. Behind the look, where an image's layout stands, it is erased all 
 that. What the prompt names but nobody sees is erased all over, with ``UNSEEN`` of the weight.
 
 Whether that was enough, the next look tells, since the cause of ``q`` was taken away: where more than
-``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, also at
-the places at which the concept is seen now, and with the last one also around them all. Where more than
-``IDLE`` of it is left then, what makes the concept lies elsewhere, and it is erased ``ALL_OVER``. Where more
-than ``MISTAKEN`` of it is left in the end, and the prompt gave no sign, the probe saw something else. Such an
-image is begun anew as it was.
+``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, also
+at the places at which the concept is seen now. Where more than ``IDLE`` is left at the place at which it
+was seen most clearly, what makes the concept lies beside, and it is erased around these places, too. Where
+that place has yielded, another one at which ``q`` stays ``ALIKE`` while it is erased is not the concept.
+Where more than ``IDLE`` of ``q`` is left under all shares, the concept is erased ``ALL_OVER``. Where more
+than ``MISTAKEN`` of it is left in the end, and the prompt gave no sign, the probe saw something else. Such
+an image is begun anew as it was.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
@@ -59,6 +61,7 @@ STUBBORN = 0.45
 MISTAKEN = 0.6
 IDLE = 0.7
 CLEAN = 0.35
+ALIKE = 0.85
 # Sampling progress: a pass has to begin this early for a look to tell what erasing does, and a look to come
 # this early for a probe to speak against the prompt.
 EARLY = 0.1
@@ -111,6 +114,8 @@ class Watch:
         self._next: dict[tuple[int, int], Erasure] = {}
         self._by_prompt: set[tuple[int, int]] = set()
         self._dismissed: set[tuple[int, int]] = set()
+        self._unerased: dict[tuple[int, int], Tensor] = {}
+        self._last_maps: dict[int, Tensor] = {}
         self._began_at: float | None = None
         self._looked_at: float | None = None
         self._closed = False
@@ -144,7 +149,7 @@ class Watch:
         """A sampling pass begins; what was seen in the last one is erased in it."""
         self.erased.update(self._next)
         self._next.clear()
-        self._maps.clear()
+        self._last_maps, self._maps = self._maps, {}
         self._likeness.clear()
         self._dismissed.clear()
         self._began_at = self._looked_at = None
@@ -224,43 +229,56 @@ class Watch:
             by_position = self._maps[image]
             size = map_size(len(by_position), *latent_size)
             q = by_position.amax(dim=0)
-            most = self.seen[image] = torch.maximum(self.seen.get(image, q), q)
+            self.seen[image] = torch.maximum(self.seen.get(image, q), q)
             for k in wanted:
-                pair = image, k
-                self._next.pop(pair, None)
-                share = self._next_share(pair, float(q[k]), float(most[k]))
-                if share is not None:
-                    seen = size is not None and q[k] >= LIKELY
-                    by_place = by_position[:, k].unflatten(0, size) if seen else None
-                    self._next[pair] = Erasure(share, self._next_places(pair, share, by_place))
+                self._next.pop((image, k), None)
+                if erasure := self._next_erasure((image, k), by_position[:, k], size):
+                    self._next[image, k] = erasure
         return {image for image, _ in self._next}
 
-    def _next_places(self, pair: tuple[int, int], share: float, q: Tensor | None) -> Tensor | None:
-        """Where to erase with this share; ``q [h, w]`` where the concept is seen now."""
-        if share not in SHARES:
-            return None
-        there = None if q is None else highest(q, PLACE).clamp_min(ELSEWHERE)
-        if share == SHARES[0]:
-            return there
-        before = self.erased[pair].places
-        if before is None or there is None:
-            return before
-        both = torch.maximum(before, there)
-        return widened(both) if share == SHARES[-1] else both
-
-    def _next_share(self, pair: tuple[int, int], q: float, most: float) -> float | None:
-        """The share to begin anew with; None to go on."""
+    def _next_erasure(self, pair: tuple[int, int], q: Tensor, size: tuple[int, int] | None) -> Erasure | None:
+        """How to erase in a pass that is begun anew, from ``q [N]`` at places of this size; None to go on."""
         if pair not in self.erased:
-            return self._first_share(pair, q)
-        share = self.erased[pair].share
-        if not share or not self.tells_effect:
+            self._unerased[pair] = q
+            share = self._first_share(pair, float(q.amax()))
+            return None if share is None else Erasure(share, self._places(share, q, size))
+        image, concept = pair
+        known = self.erased[pair]
+        if not known.share or not self.tells_effect:
             return None
-        if share == UNSEEN:
-            return SHARES[0] if q >= LIKELY else None
-        if q <= max(CLEAN, STUBBORN * most):
+        if known.share == UNSEEN:
+            seen = q.amax() >= LIKELY
+            return Erasure(SHARES[0], self._places(SHARES[0], q, size)) if seen else None
+        unerased = self._unerased[pair]
+        idle = bool(q[unerased.argmax()] > IDLE * unerased.amax())
+        if known.places is not None and not idle:
+            last = self._last_maps[image][:, concept]
+            alike = (q >= ALIKE * last) & (last >= ALIKE * q)
+            q = q.masked_fill(alike & (known.places.flatten() == 1), float("-inf"))
+        share = self._next_share(pair, float(q.amax()))
+        if share is None:
             return None
-        if share == _LADDER[-1] or share == SHARES[-1] and q <= IDLE * most:
-            mistaken = q > MISTAKEN * most and pair not in self._by_prompt
+        places = self._places(share, q, size)
+        if known.places is not None and share in SHARES:
+            places = known.places if places is None else torch.maximum(known.places, places)
+            if idle:
+                places = widened(places)
+        return Erasure(share, places)
+
+    def _places(self, share: float, q: Tensor, size: tuple[int, int] | None) -> Tensor | None:
+        """Where to erase with this share what is seen with ``q [N]``; None for all over."""
+        if share not in SHARES or size is None or q.amax() < LIKELY:
+            return None
+        return highest(q.unflatten(0, size), PLACE).clamp_min(ELSEWHERE)
+
+    def _next_share(self, pair: tuple[int, int], left: float) -> float | None:
+        """The share to begin anew with where this much of ``q`` is left; None to go on."""
+        image, concept = pair
+        share, most = self.erased[pair].share, float(self.seen[image][concept])
+        if left <= max(CLEAN, STUBBORN * most):
+            return None
+        if share == _LADDER[-1] or share == SHARES[-1] and left <= IDLE * most:
+            mistaken = left > MISTAKEN * most and pair not in self._by_prompt
             return 0.0 if mistaken else None
         return _LADDER[_LADDER.index(share) + 1]
 

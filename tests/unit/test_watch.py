@@ -65,6 +65,74 @@ def test_a_word_that_the_model_does_not_know_is_never_seen():
     assert (see(torch.cat([shown, images(40, False, 5)[0]])) == 0).all()
 
 
+SIZE = (4, 4)
+FIRST, BESIDE, OTHER = (0, 3), (1, 2), (3, 0)
+
+
+class Watching:
+    """Sampling passes of one image whose prompt brings the concept in, ``q`` at places as they are given."""
+
+    def __init__(self):
+        self.layer = torch.nn.Identity()
+        self.watch = Watch([self.layer], [Probe((1.0,), 0.0)], torch.device("cpu"))
+
+    def sees(self, places):
+        """How the concept is erased after a pass in which it is seen so."""
+        watch, q = self.watch, torch.full(SIZE, -1.0)
+        for place, value in places.items():
+            q[place] = value
+        watch.looks(0.0)
+        watch.hear([0], [[0.8]])
+        assert watch.looks(0.4)
+        watch.keep(self.layer, q.flatten()[None, :, None])
+        begins_anew = bool(watch.look(slice(None), [0], [0], SIZE))
+        if begins_anew:
+            watch.begin_anew()
+        return begins_anew, watch.erased[0, 0]
+
+
+def test_a_concept_is_erased_where_it_is_seen():
+    begins_anew, erasure = Watching().sees({FIRST: 1.0, BESIDE: 0.3})
+    assert begins_anew
+    assert erasure.places[FIRST] == 1
+    assert erasure.places[BESIDE] == erasure.places[OTHER] < 0.2
+
+
+def test_a_concept_that_comes_up_elsewhere_is_erased_there_too_and_more():
+    watching = Watching()
+    _, first = watching.sees({FIRST: 1.0})
+    begins_anew, second = watching.sees({FIRST: -1.0, OTHER: 0.9})
+    assert begins_anew
+    assert second.share > first.share
+    assert second.places[FIRST] == second.places[OTHER] == 1
+    assert second.places[BESIDE] < 0.2
+    begins_anew, _ = watching.sees({FIRST: -1.0, OTHER: 0.1})
+    assert not begins_anew
+
+
+def test_a_place_that_does_not_yield_is_widened():
+    watching = Watching()
+    watching.sees({FIRST: 1.0})
+    begins_anew, erasure = watching.sees({FIRST: 0.95})
+    assert begins_anew
+    assert erasure.places[FIRST] == erasure.places[BESIDE] == 1
+    assert erasure.places[OTHER] < 0.2
+
+
+def test_what_stays_as_it_was_while_the_concept_yields_is_something_else():
+    watching = Watching()
+    watching.sees({FIRST: 1.0, OTHER: 0.7})
+    begins_anew, _ = watching.sees({FIRST: -1.0, OTHER: 0.68})
+    assert not begins_anew
+
+
+def test_a_concept_that_moves_to_a_place_where_it_is_erased_is_erased_more():
+    watching = Watching()
+    watching.sees({FIRST: 1.0, OTHER: 0.65})
+    begins_anew, _ = watching.sees({FIRST: -1.0, OTHER: 1.0})
+    assert begins_anew
+
+
 class Painter(torch.nn.Module):
     """A denoiser whose features tell whether the context names a star: a layer with a ``to_q``."""
 
