@@ -81,12 +81,25 @@ def feature_energy(maps: Tensor, values: Tensor, owner: Tensor, concepts: int) -
     ``owner [J]`` says which concept a column belongs to. With ``G = V V'`` the energy is the sum of
     ``M_k G M_k'`` over positions.
     """
-    same = owner[:, None] == owner[None, :]
-    gram = torch.matmul(values.float(), values.float().transpose(-1, -2)) * same
+    gram = _gram(values, owner)
     maps = maps.float()
     overlap = torch.matmul(maps.transpose(-1, -2), maps)
     per_column = (overlap * gram).sum(dim=(1, 3))
     return per_column.new_zeros(per_column.shape[0], concepts).index_add_(1, owner, per_column)
+
+
+def feature_map(maps: Tensor, values: Tensor, owner: Tensor, concepts: int) -> Tensor:
+    """``||F_k||`` at each position, over all heads: ``[B, N, K]``. Arguments as in :func:`feature_energy`."""
+    maps = maps.float()
+    per_column = (torch.matmul(maps, _gram(values, owner)) * maps).sum(dim=1)
+    squared = per_column.new_zeros(*per_column.shape[:2], concepts).index_add_(2, owner, per_column)
+    return squared.clamp_min(0).sqrt()
+
+
+def _gram(values: Tensor, owner: Tensor) -> Tensor:
+    """``G = V V'`` of each concept's own tokens, ``[H, J, J]``."""
+    same = owner[:, None] == owner[None, :]
+    return torch.matmul(values.float(), values.float().transpose(-1, -2)) * same
 
 
 def presence(prompt: Tensor, concept: Tensor, empty: Tensor) -> Tensor:

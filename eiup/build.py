@@ -18,6 +18,7 @@ from .eraser import (
     text_cross_attention,
 )
 from .gate import PromptGate, calibrate, gate_layers
+from .maps import FormingMaps, mapped_layer
 from .probes import WEIGHT, Denoiser, Probe, ProbeMaker, probed_layers
 from .schedule import Window
 from .watch import Watch
@@ -35,12 +36,14 @@ def build_eraser(
     context_transform: ContextTransform | None = None,
     cache: CalibrationCache | None = None,
     watches: bool = True,
+    maps: bool = False,
 ) -> ConceptEraser:
     """The :class:`ConceptEraser` of a mode, with its gate and watch calibrated.
 
     ``encode(texts)`` gives contexts ``[B, T, C]``, each text encoded alone; ``empty [T, C]`` is that of the
     empty prompt; ``denoiser`` is the model around ``unet``. Calibrations are read from and written to
-    ``cache``. Without ``watches``, the adaptive mode goes by the prompt alone.
+    ``cache``. Without ``watches``, the adaptive mode goes by the prompt alone. With ``maps``, the evidence
+    says where each concept was forming.
     """
     training_steps = len(denoiser.alphas_cumprod)
     layers = text_cross_attention(unet)
@@ -70,5 +73,14 @@ def build_eraser(
 
         watch = Watch(looked_at, [probe_of(concept) for concept in concepts], empty.device, window)
     return ConceptEraser(
-        unet, concepts, empty, window, context_transform, training_steps, mode=mode, gate=gate, watch=watch
+        unet,
+        concepts,
+        empty,
+        window,
+        context_transform,
+        training_steps,
+        mode=mode,
+        gate=gate,
+        watch=watch,
+        maps=FormingMaps(mapped_layer(layers)) if maps else None,
     )

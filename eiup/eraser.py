@@ -14,10 +14,11 @@ from . import attention
 from .errors import ErasureError, UnsupportedModelError
 from .evidence import ImageEvidence, Recorder
 from .gate import Decision, PromptGate
+from .maps import FormingMaps
 from .rows import Rows
 from .schedule import Window, progress
 from .unet_call import UNetCall
-from .watch import Watch
+from .watch import BeginAnew, Watch
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -137,7 +138,7 @@ class ConceptEraser:
     ``gate``), ``strict`` (the gate counts as open) or ``projection``.
 
     With a ``watch``, the images are looked at once a sampling pass. Where a concept is seen to form, the
-    next U-Net call raises :class:`eiup.watch.ConceptForming`; sampling is to be begun anew from the same
+    next U-Net call raises :class:`eiup.watch.BeginAnew`; sampling is to be begun anew from the same
     noise after :meth:`begin_anew`. :func:`eiup.sampling.sample_erased` does that.
 
     Hooks: on the U-Net itself (timestep, context, rows), on each ``attn2.to_q`` (the queries) and on each
@@ -145,7 +146,7 @@ class ConceptEraser:
     every attention optimisation, since all of these call the two as modules, and are removed on exit.
 
     While :attr:`suspended`, gates decide and nothing is corrected; :attr:`opened` holds the images for which
-    there would have been something.
+    there would have been something. While :attr:`surveying`, too, the pass ends where ``maps`` are made.
 
     ``context_transform(layer, contexts [K, T, C])`` returns the contexts for keys and values; by default
     both are the contexts themselves (a host with hypernetworks changes them).
@@ -163,6 +164,7 @@ class ConceptEraser:
         mode: Mode = "constant",
         gate: PromptGate | None = None,
         watch: Watch | None = None,
+        maps: FormingMaps | None = None,
     ):
         if mode in ("adaptive", "strict") and gate is None:
             raise ValueError(f"the mode {mode} needs a gate")
@@ -175,10 +177,12 @@ class ConceptEraser:
         self.mode = mode
         self.gate = gate if mode in ("adaptive", "strict") else None
         self.watch = watch if mode == "adaptive" else None
+        self.maps = maps
         self.layers = text_cross_attention(unet)
         self.rows: Rows | None = None
-        self.suspended = False
+        self.suspended = self.surveying = False
         self.opened: set[int] = set()
+        self._images: set[int] = set()
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._wanted = [k for k, concept in enumerate(self.concepts) if concept.weight > 0]
@@ -191,15 +195,17 @@ class ConceptEraser:
     def evidence(self) -> dict[int, ImageEvidence]:
         """What was measured and suppressed so far, by the image's index in the batch."""
         images = self.recorder.images()
-        if self.watch is None:
-            return images
-        return {
-            image: evidence.with_looks(
-                self.watch.seen[image].tolist() if image in self.watch.seen else None,
-                [self.watch.erases(image, k) for k in range(len(self.concepts))],
-            )
-            for image, evidence in images.items()
-        }
+        if self.watch is not None:
+            images = {
+                image: evidence.with_looks(
+                    self.watch.seen[image].tolist() if image in self.watch.seen else None,
+                    [self.watch.erases(image, k) for k in range(len(self.concepts))],
+                )
+                for image, evidence in images.items()
+            }
+        if self.maps is not None:
+            images = {image: evidence.with_maps(self.maps.of(image)) for image, evidence in images.items()}
+        return images
 
     @property
     def must_begin_anew(self) -> bool:
@@ -209,6 +215,8 @@ class ConceptEraser:
     @property
     def withheld(self) -> set[int]:
         """The images in which something is to be erased that is not erased in the sampling pass so far."""
+        if self.surveying:
+            return set(self._images)
         return self.watch.withheld(self._wanted) if self.watch is not None else set()
 
     def take_over(self, previous: ConceptEraser) -> None:
@@ -216,15 +224,19 @@ class ConceptEraser:
 
         Images are not looked at again, since they cannot be begun anew: the first model is gone.
         """
-        self.watch, self.opened = previous.watch, previous.opened
+        self.watch, self.opened, self.maps = previous.watch, previous.opened, previous.maps
         if self.watch is not None:
             self.watch.close()
+        if self.maps is not None:
+            self.maps.close()
         self.recorder.calls[:0] = previous.recorder.calls
 
     def begin_anew(self) -> None:
         """Forget the sampling pass so far, but for what was seen in it."""
         if self.watch is not None:
             self.watch.begin_anew()
+        if self.maps is not None:
+            self.maps.close()
         self.opened.clear()
         self.recorder.calls.clear()
 
@@ -277,11 +289,16 @@ class ConceptEraser:
         at = progress(float(timesteps.flatten()[0]), self.training_steps)
         if self.watch is not None and not self.suspended:
             self.watch.check(at)
+        maps = self.maps is not None and self.maps.collects(at)
+        if self.surveying and not maps:
+            raise BeginAnew
         size = tuple(x.shape[-2:])
         call = self._call = UNetCall(rows, at, self._weights * self.window(at), size, x.device)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
         call.measures = not self.recorder.calls
         call.looks = self.watch is not None and self.watch.looks(at)
+        call.maps = maps
+        self._images.update(row.image for row in rows)
         if call.erased and self.gate is not None:
             call.apply(self._decide(call.select(context)))
         if call.erased and self.watch is not None:
@@ -326,7 +343,7 @@ class ConceptEraser:
 
     def _keep_queries(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            if self._call is not None and self._call.needs_queries:
+            if self._call is not None and (self._call.needs_queries or self._maps(layer)):
                 self._queries[layer] = output
             if self._call is not None and self._call.looks:
                 self.watch.keep(layer, args[0])
@@ -340,7 +357,7 @@ class ConceptEraser:
                 return None
             first = call.layers == 0
             call.layers += 1
-            if not call.needs_queries:
+            if not (call.needs_queries or self._maps(layer)):
                 return None
             queries = self._queries.pop(layer, None)
             if queries is None:
@@ -352,6 +369,8 @@ class ConceptEraser:
             outputs = args[0]
             if first:
                 self._measure(call, queries, outputs, concepts)
+            if self._maps(layer):
+                self._map(call, queries, concepts)
             if not call.corrects:
                 return None
             q = attention.split_heads(call.select_active(queries), layer.heads)
@@ -372,6 +391,18 @@ class ConceptEraser:
         prompt = call.select(outputs)
         *of_concepts, empty = concepts.outputs(q)
         call.presence = torch.stack([attention.presence(prompt, o, empty) for o in of_concepts], dim=1)
+
+    def _maps(self, layer: nn.Module) -> bool:
+        return self._call.maps and layer is self.maps.layer
+
+    def _map(self, call: UNetCall, queries: Tensor, concepts: _LayerConcepts) -> None:
+        """Where the concepts are forming, for the maps."""
+        q = attention.split_heads(call.select(queries), concepts.layer.heads)
+        selection = concepts.selection(tuple(range(len(self.concepts))))
+        maps = attention.token_maps(q, selection.k, selection.columns, concepts.scale)
+        features = attention.feature_map(maps, selection.values, selection.owner, selection.count)
+        images = [call.rows[row].image for row in call.erased]
+        self.maps.add(images, call.progress, features, call.latent_size)
 
     def _suppress(self, call: UNetCall, q: Tensor, concepts: _LayerConcepts) -> Tensor:
         """``sum over k of c_k F_k`` for the active rows and concepts."""

@@ -23,7 +23,7 @@ class ConceptEvidence:
 
     ``seen`` is how clearly it was seen to form at most (``q`` of :mod:`eiup.probes`: 1 and more in images
     that show it, 0 and less in others), None where nobody looked; ``begun_anew`` whether the image was begun
-    anew for it.
+    anew for it. ``map`` is where it was forming (:mod:`eiup.maps`), None where maps were not asked for.
     """
 
     concept: str
@@ -36,6 +36,7 @@ class ConceptEvidence:
     share_by_step: tuple[float, ...] = field(repr=False)
     seen: float | None = None
     begun_anew: bool = False
+    map: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class ImageEvidence:
             replace(concept, seen=None if seen is None else seen[k], begun_anew=begun_anew[k])
             for k, concept in enumerate(self.concepts)
         )
+        return replace(self, concepts=concepts)
+
+    def with_maps(self, maps: Sequence[str] | None) -> ImageEvidence:
+        """This evidence, with each concept's map."""
+        if maps is None:
+            return self
+        concepts = tuple(replace(concept, map=map_) for concept, map_ in zip(self.concepts, maps))
         return replace(self, concepts=concepts)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .evidence import ImageEvidence
+from .evidence import ConceptEvidence, ImageEvidence
 
 JOURNAL_VERSION = 1
+CURVE_POINTS = 24
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def image_record(
                 "share": round(max(c.share for c in same), 5),
                 "seen": max((round(c.seen, 4) for c in same if c.seen is not None), default=None),
                 "begun_anew": any(c.begun_anew for c in same),
+                **_map_of(same),
             }
             for same in zip(*(part.evidence.concepts for part in passes))
         ],
@@ -66,6 +68,25 @@ def image_record(
     if prompt is not None:
         record["prompt"] = prompt
     return record
+
+
+def _map_of(passes: Sequence[ConceptEvidence]) -> dict[str, str]:
+    """Where the concept was forming in the first pass that tells; empty where none does."""
+    return next(({"map": concept.map} for concept in passes if concept.map), {})
+
+
+def result_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What an image's infotext says of its record: of each concept, in their order, what the record sums up,
+    and the curve of the first pass in at most ``CURVE_POINTS`` points."""
+    first = record["passes"][0]
+    steps = len(first["progress"])
+    points = sorted({round(i * (steps - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+    concepts = []
+    for concept, by_step in zip(record["concepts"], first["concepts"]):
+        told = {key: value for key, value in concept.items() if key not in ("concept", "weight")}
+        curve = [round(by_step["share_by_step"][point], 4) for point in points]
+        concepts.append({**told, "share_by_step": curve if any(curve) else []})
+    return {"progress": [round(first["progress"][point], 3) for point in points], "concepts": concepts}
 
 
 def _pass_record(part: PassEvidence) -> dict[str, Any]:

@@ -19,14 +19,17 @@ from .errors import RequestError
 from .schedule import Window
 
 INFOTEXT_KEY = "EIUP"
-INFOTEXT_VERSION = 3
+INFOTEXT_VERSION = 4
 # Version 1 knew one mode; it and version 2 left out what was their default.
 _EARLIER_DEFAULTS = {
     1: {"strength": 3.0, "mode": "constant", "feedback": False},
     2: {"strength": 3.0, "mode": "constant"},
+    3: {},
 }
 # Written even where it is the default, since a default may change.
 _ALWAYS_IN_INFOTEXT = ("strength", "mode")
+# What an image does not depend on is not written into it.
+_NEVER_IN_INFOTEXT = ("enabled", "maps", "compare")
 
 # How the weight of a correction is found, each in a sentence.
 MODES = {
@@ -101,6 +104,15 @@ FIELDS = (
         "feedback", bool, True, "Use feedback",
         "Weight concepts as what was said of earlier images made with this checkpoint suggests.",
     ),
+    Field(
+        "maps", bool, False, "Heat maps",
+        "Record where in each image the concepts were forming. Other modes than adaptive take a third "
+        "more time.",
+    ),
+    Field(
+        "compare", bool, False, "Compare",
+        "Make each image once more without erasure, to compare the two. Takes twice the time.",
+    ),
 )  # fmt: skip
 FIELD = {field.name: field for field in FIELDS}
 
@@ -147,6 +159,8 @@ class ErasureRequest:
     mode: str = FIELD["mode"].default
     preserve: bool = FIELD["preserve"].default
     feedback: bool = FIELD["feedback"].default
+    maps: bool = FIELD["maps"].default
+    compare: bool = FIELD["compare"].default
 
     def __post_init__(self) -> None:
         for field in FIELDS:
@@ -184,18 +198,21 @@ class ErasureRequest:
             raise RequestError("args", list(args), f"one object, or at most {len(FIELDS)} values")
         return cls.from_fields(dict(zip(FIELD, args)))
 
-    def to_infotext(self) -> str:
-        """One JSON value; most defaults are left out. ``v`` is the format's version."""
+    def to_infotext(self, result: Mapping[str, Any] | None = None) -> str:
+        """One JSON value; most defaults are left out. ``v`` is the format's version, ``result`` what
+        :func:`eiup.journal.result_of` says of the image."""
         value: dict[str, Any] = {"v": INFOTEXT_VERSION}
         value["concepts"] = [
             c.text if c.weight == 1.0 else {"concept": c.text, "weight": c.weight} for c in self.concepts
         ]
         for field in FIELDS:
-            if field.name in ("enabled", "concepts"):
+            if field.name == "concepts" or field.name in _NEVER_IN_INFOTEXT:
                 continue
             own = getattr(self, field.name)
             if own != field.default or field.name in _ALWAYS_IN_INFOTEXT:
                 value[field.name] = own
+        if result is not None:
+            value["result"] = result
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -212,6 +229,7 @@ class ErasureRequest:
             raise RequestError(
                 f"{INFOTEXT_KEY} v", version, f"versions up to {INFOTEXT_VERSION}", "Update the extension."
             )
+        value.pop("result", None)
         value = {**_EARLIER_DEFAULTS.get(version, {}), **value}
         if isinstance(value.get("concepts"), list):
             # Texts are literal here, whatever characters they hold.
@@ -219,7 +237,8 @@ class ErasureRequest:
         return cls.from_fields({"enabled": True, **value})
 
     def to_fields(self) -> dict[str, Any]:
-        """Values for the UI's components, by field name."""
+        """Values for the UI's components, by field name; None where infotext does not say."""
         values = {field.name: getattr(self, field.name) for field in FIELDS}
+        values |= {"maps": None, "compare": None}
         values["concepts"] = format_concepts(self.concepts)
         return values

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from torch import Tensor
 
 from .eraser import ConceptEraser
 from .preserve import Twin
-from .watch import ConceptForming
+from .watch import BeginAnew
 
 
 def sample_erased(eraser: ConceptEraser, sample: Callable[[], Tensor], twin: Twin | None = None) -> Tensor:
@@ -19,6 +20,7 @@ def sample_erased(eraser: ConceptEraser, sample: Callable[[], Tensor], twin: Twi
     and later ones are to blend. Where nothing would be erased, the twin's images are the result.
     """
     if twin is None:
+        _survey(eraser, sample)
         return _until_nothing_forms(eraser, sample)
     eraser.suspended = True
     unerased = sample()
@@ -33,6 +35,17 @@ def sample_erased(eraser: ConceptEraser, sample: Callable[[], Tensor], twin: Twi
     return result
 
 
+def _survey(eraser: ConceptEraser, sample: Callable[[], Tensor]) -> None:
+    """Sample the beginning without erasure where maps are made and erasing begins with the first call."""
+    if eraser.maps is None or eraser.watch is not None:
+        return
+    eraser.suspended = eraser.surveying = True
+    with contextlib.suppress(BeginAnew):
+        sample()
+    eraser.suspended = eraser.surveying = False
+    eraser.begin_anew()
+
+
 def _until_nothing_forms(
     eraser: ConceptEraser, sample: Callable[[], Tensor], twin: Twin | None = None
 ) -> Tensor:
@@ -41,7 +54,7 @@ def _until_nothing_forms(
             twin.rewind()
         try:
             result = sample()
-        except ConceptForming:
+        except BeginAnew:
             pass
         else:
             if not eraser.must_begin_anew:

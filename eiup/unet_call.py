@@ -25,7 +25,7 @@ class UNetCall:
         self.weights = weights.to(device)
         self.gate = torch.ones(len(self.erased), len(weights), device=device)
         self.factor = torch.ones_like(self.gate)
-        self.measures = self.looks = False
+        self.measures = self.looks = self.maps = False
         self.layers = 0
         self._places: list[list[Tensor | None]] = []
         self._places_of_size: dict[int, Tensor | None] = {}

@@ -68,8 +68,8 @@ EARLY = 0.1
 TIMELY = 0.5
 
 
-class ConceptForming(Exception):  # noqa: N818 - a signal, not an error
-    """Ends a sampling pass in which a concept was seen to form, so that it is begun anew."""
+class BeginAnew(Exception):  # noqa: N818 - a signal, not an error
+    """Ends a sampling pass that is to be begun anew from its noise."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,9 @@ class Watch:
         self._closed = True
 
     def check(self, at: float) -> None:
-        """Raise :class:`ConceptForming` where progress ``at`` lies behind a look that saw a concept."""
+        """Raise :class:`BeginAnew` where progress ``at`` lies behind a look that saw a concept."""
         if self._next and at != self._looked_at:
-            raise ConceptForming
+            raise BeginAnew
 
     def looks(self, at: float) -> bool:
         """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough."""

@@ -29,6 +29,9 @@ class EiupScript(scripts.Script):
     def postprocess_batch(self, p, *args, **kwargs):
         Generation.of(p, args).record_batch(p)
 
+    def postprocess(self, p, processed, *args):
+        Generation.of(p, args).end(p)
+
 
 script_callbacks.on_cfg_denoiser(SamplingPass.on_denoiser)
 script_callbacks.on_cfg_after_cfg(SamplingPass.on_denoised)

@@ -115,6 +115,7 @@ def erase(
         window=request.window,
         cache=cache,
         watches=watches,
+        maps=request.maps,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from modules import paths, shared
 
 from ..feedback import Feedback
-from ..journal import Journal, PassEvidence, image_record
+from ..journal import Journal, PassEvidence, image_record, result_of
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
 
@@ -33,8 +33,9 @@ class Generation:
             self.request = _with_feedback(ErasureRequest.from_args(args))
         except Exception as error:
             self.error = error
+        self.records: dict[int, dict[str, Any]] = {}
         if self.request.active:
-            p.extra_generation_params[INFOTEXT_KEY] = self.request.to_infotext()
+            p.extra_generation_params[INFOTEXT_KEY] = self._infotext
         else:
             p.extra_generation_params.pop(INFOTEXT_KEY, None)
 
@@ -74,12 +75,24 @@ class Generation:
         self.passes.append(sampling)
         return result
 
+    def _infotext(self, p: Any, index: int, iteration: int = 0, **kwargs: Any) -> str:
+        """What the webui writes into an image: with what was suppressed in it, once its batch is recorded.
+
+        The webui counts images from the job's first one where it names the batch, else from the batch's.
+        """
+        record = None if kwargs.get("use_main_prompt") else self.records.get(index - iteration * p.batch_size)
+        return self.request.to_infotext(result_of(record) if record else None)
+
+    def end(self, p: Any) -> None:
+        """What the webui reports of the whole job is what was asked for."""
+        if self.request.active:
+            p.extra_generation_params[INFOTEXT_KEY] = self.request.to_infotext()
+
     def record_batch(self, p: Any) -> None:
-        """Write the journal's records of the batch that has been sampled."""
+        """Make the records of the images of the batch that has been sampled, and write the journal."""
         passes, self.passes = self.passes, []
-        if not shared.opts.data.get("eiup_journal", True):
-            return
-        journal = Journal(journal_folder())
+        self.records.clear()
+        journal = Journal(journal_folder()) if shared.opts.data.get("eiup_journal", True) else None
         prompts = p.prompts if shared.opts.data.get("eiup_journal_prompts") else [None] * len(p.seeds)
         for index, (seed, prompt) in enumerate(zip(p.seeds, prompts)):
             parts = [
@@ -89,16 +102,16 @@ class Generation:
             ]
             if parts:
                 window = (self.request.start, self.request.end)
-                journal.append(
-                    image_record(
-                        parts,
-                        mode=self.request.mode,
-                        strength=self.request.strength,
-                        window=window,
-                        seed=int(seed),
-                        prompt=prompt,
-                    )
+                record = self.records[index] = image_record(
+                    parts,
+                    mode=self.request.mode,
+                    strength=self.request.strength,
+                    window=window,
+                    seed=int(seed),
+                    prompt=prompt,
                 )
+                if journal is not None:
+                    journal.append(record)
 
 
 def _with_feedback(request: ErasureRequest) -> ErasureRequest:

@@ -41,21 +41,18 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             info=fields["mode"].help,
             elem_id=elem_id("mode"),
         )
-        preserve = gr.Checkbox(
-            fields["preserve"].default,
-            label=fields["preserve"].label,
-            info=fields["preserve"].help,
-            elem_id=elem_id("preserve"),
-        )
+        preserve = _checkbox("preserve", elem_id)
+        with gr.Row():
+            maps = _checkbox("maps", elem_id)
+            compare = _checkbox("compare", elem_id)
         use_feedback = _feedback(concepts, elem_id)
-    return [enabled, concepts, strength, start, end, mode, preserve, use_feedback]
+    return [enabled, concepts, strength, start, end, mode, preserve, use_feedback, maps, compare]
 
 
 def _feedback(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> gr.Checkbox:
     """Buttons that flag the last images, and what has been learnt for the loaded checkpoint."""
-    field = FIELD["feedback"]
     with gr.Accordion("Feedback", open=False, elem_id=elem_id("feedback_panel")):
-        use = gr.Checkbox(field.default, label=field.label, info=field.help, elem_id=elem_id("feedback"))
+        use = _checkbox("feedback", elem_id)
         with gr.Row():
             survived = gr.Button("A concept survived", elem_id=elem_id("survived"))
             spoilt = gr.Button("The image was spoilt", elem_id=elem_id("spoilt"))
@@ -89,6 +86,11 @@ def _learnt() -> str:
     factors = feedback_store().factors(current_checkpoint())
     listed = ", ".join(f"{escape(concept)} \u00d7{factor:g}" for concept, factor in sorted(factors.items()))
     return f"<p>On this checkpoint: {listed or 'nothing learnt; every concept has its own weight'}</p>"
+
+
+def _checkbox(name: str, elem_id: Callable[[str], str]) -> gr.Checkbox:
+    field = FIELD[name]
+    return gr.Checkbox(field.default, label=field.label, info=field.help, elem_id=elem_id(name))
 
 
 def _slider(name: str, elem_id: Callable[[str], str], step: float) -> gr.Slider:

@@ -63,13 +63,14 @@ class SamplingPass:
         """``sample(*args, **kwargs)`` with the concepts erased."""
         self._running[id(sampler)] = self
         try:
-            self._attach(watches=not self._switches_early())
+            begins = not self._switches_early()
+            self._attach(watches=begins, maps=begins and self.request.maps)
             self.checkpoint = shared.sd_model.sd_model_hash
 
             if self.request.preserve:
                 self._refuse_refiner()
                 self._twin = Twin()
-            repeats = self._twin is not None or self._eraser.watch is not None
+            repeats = any(x is not None for x in (self._twin, self._eraser.watch, self._eraser.maps))
             noise = NoiseState(self.p.rng) if repeats else None
 
             def sample_from_the_same_noise() -> Tensor:
@@ -99,7 +100,7 @@ class SamplingPass:
                 "preserve", True, "false where a refiner is used", "Switch one of the two off."
             )
 
-    def _attach(self, watches: bool = True) -> None:
+    def _attach(self, watches: bool = False, maps: bool = False) -> None:
         model = shared.sd_model
         if sd_unet.current_unet is not None:
             raise ErasureError(
@@ -125,6 +126,7 @@ class SamplingPass:
                     context_transform=through_hypernetworks,
                     cache=cache,
                     watches=watches,
+                    maps=maps,
                 )
 
         try:
@@ -225,7 +227,7 @@ class SamplingPass:
             return
         previous = self._eraser
         previous.__exit__(None, None, None)
-        self._attach(watches=False)
+        self._attach()
         self._eraser.take_over(previous)
 
     def _watch(self, inner: nn.Module) -> None:

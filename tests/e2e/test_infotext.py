@@ -34,10 +34,17 @@ def value_in(infotext: str):
     return json.loads(json.loads(text) if text.startswith('"') else text)
 
 
+def settings_in(infotext: str):
+    """The same without what was suppressed in the image."""
+    value = value_in(infotext)
+    del value["result"]
+    return value
+
+
 def test_the_infotext_holds_one_json_value(webui):
     answer = webui.txt2img(**scene(**REQUESTS["every field"]))
-    assert value_in(answer.infotexts[0]) == {
-        "v": 3,
+    assert settings_in(answer.infotexts[0]) == {
+        "v": 4,
         "concepts": ["star", {"concept": "moon", "weight": 1.5}],
         "strength": 1.25,
         "start": 0.1,
@@ -49,8 +56,8 @@ def test_the_infotext_holds_one_json_value(webui):
 
 def test_the_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out(webui):
     answer = webui.txt2img(**scene(**erasing("star", start=0, end=1)))
-    assert value_in(answer.infotexts[0]) == {
-        "v": 3,
+    assert settings_in(answer.infotexts[0]) == {
+        "v": 4,
         "concepts": ["star"],
         "strength": 2.0,
         "mode": "adaptive",
@@ -74,16 +81,17 @@ def test_an_infotext_alone_makes_the_same_image_again(webui, plain, payload):
     assert value_in(again.infotexts[0]) == value_in(first.infotexts[0])
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_an_image_of_an_earlier_version_is_made_again(webui, plain, version):
-    """Its weight was constant, and a strength of 3 the default."""
+EARLIER = {1: {}, 2: {}, 3: {"strength": 3.0, "mode": "constant"}}
+
+
+@pytest.mark.parametrize(("version", "written"), EARLIER.items())
+def test_an_image_of_an_earlier_version_is_made_again(webui, plain, version, written):
+    """Before version 3 the default was a constant weight and a strength of 3, and was left out."""
     wanted = webui.txt2img(**scene(**erasing("star", strength=3.0, mode="constant")))
-    text = re.sub(
-        r"EIUP: \"(?:\\.|[^\\\"])*\"",
-        rf'EIUP: "{{\\"v\\":{version},\\"concepts\\":[\\"star\\"]}}"',
-        wanted.infotexts[0],
-    )
-    assert value_in(text) == {"v": version, "concepts": ["star"]}
+    value = {"v": version, "concepts": ["star"], **written}
+    quoted = json.dumps(json.dumps(value))
+    text = re.sub(r"EIUP: \"(?:\\.|[^\\\"])*\"", lambda _: f"EIUP: {quoted}", wanted.infotexts[0])
+    assert value_in(text) == value
     assert same(webui.txt2img(infotext=text).images[0], wanted.images[0])
 
 
@@ -112,5 +120,5 @@ def test_an_infotext_that_cannot_be_read_makes_no_image(webui):
     assert newer != text
     response = webui.post("/sdapi/v1/txt2img", {"infotext": newer})
     assert response.status_code == 422
-    assert "versions up to 3" in response.json()["errors"]
+    assert "versions up to 4" in response.json()["errors"]
     assert "images" not in response.json()

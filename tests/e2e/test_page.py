@@ -92,7 +92,7 @@ def test_concepts_are_erased(webui, txt2img):
     plain = Image.open(io.BytesIO(shown_image(webui, page)))
     erase(page, "star\nmoon:1.5")
     infotext = generate(page)
-    assert '{"v":3,"concepts":["star",{"concept":"moon","weight":1.5}]' in infotext.replace("\\", "")
+    assert '{"v":4,"concepts":["star",{"concept":"moon","weight":1.5}]' in infotext.replace("\\", "")
     assert changed(Image.open(io.BytesIO(shown_image(webui, page))), plain)
 
 

@@ -61,7 +61,7 @@ def test_nothing_to_do_without_concepts_or_when_disabled():
         ([["star"]], ["enabled", "star", "true or false"]),
         ([{"mode": "gentle"}], ["mode", "'gentle'", "constant, adaptive, strict, projection"]),
         ([True, "star", 1, 0, 1, 5], ["mode", "5", "adaptive"]),
-        ([True, "star", 1, 0, 1, "strict", True, True, 5], ["args", "8 values"]),
+        ([True, "star", 1, 0, 1, "strict", True, True, True, True, 5], ["args", "10 values"]),
     ],
 )
 def test_bad_input_names_field_value_and_what_is_allowed(args, named):
@@ -99,7 +99,7 @@ def test_infotext_brings_everything_back(request):
 
 def test_infotext_says_how_strongly_and_how_and_leaves_other_defaults_out():
     assert json.loads(ErasureRequest(True, "star").to_infotext()) == {
-        "v": 3,
+        "v": 4,
         "concepts": ["star"],
         "strength": 2.0,
         "mode": "adaptive",

@@ -1,0 +1,88 @@
+"""Where concepts form in an image: maps of the features that would be erased.
+
+The map of a concept is ``||F_k||`` at every position, over all heads, in the first text cross-attention of
+the up path at its highest resolution. It tells of a concept only as long as the concept is not erased, so it
+is collected up to the look of the adaptive mode (:mod:`eiup.watch`), in a sampling pass in which nothing is
+erased up to there. What is seen later says more: calls count with the square of sampling progress.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .places import map_size
+from .probes import WATCHED_AT
+
+# Of the longer side of a map that is written down, and in how many levels.
+_LARGEST = 16
+_LEVELS = 15
+
+
+def mapped_layer(layers: Mapping[str, nn.Module]) -> nn.Module:
+    """The layer whose features are mapped. The fewest channels are those of the highest resolution."""
+    up = [layer for name, layer in layers.items() if name.startswith("output_blocks")]
+    return min(up or layers.values(), key=lambda layer: layer.to_q.in_features)
+
+
+class FormingMaps:
+    """The maps of one sampling pass, by image and concept."""
+
+    def __init__(self, layer: nn.Module):
+        self.layer = layer
+        self._sums: dict[int, Tensor] = {}
+        self._latent_size: tuple[int, int] | None = None
+        self._last: float | None = None
+
+    def collects(self, at: float) -> bool:
+        """Whether a U-Net call at progress ``at`` is still one before erasing begins."""
+        if self._last is None and at >= WATCHED_AT - 0.01:
+            self._last = at
+        return self._last is None or at == self._last
+
+    def close(self) -> None:
+        """Erasing begins."""
+        self._last = -1.0
+
+    def add(self, images: Sequence[int], at: float, features: Tensor, latent_size: tuple[int, int]) -> None:
+        """``||F_k||`` of rows of a U-Net call, ``[R, N, K]``, which belong to ``images [R]``."""
+        self._latent_size = latent_size
+        for image, of_row in zip(images, features * max(at, 1e-3) ** 2):
+            known = self._sums.get(image)
+            self._sums[image] = of_row if known is None else known + of_row
+
+    def of(self, image: int) -> list[str] | None:
+        """The image's maps, one a concept, as :func:`encode_map` writes them; None where there are none."""
+        if image not in self._sums:
+            return None
+        by_position = self._sums[image].float().cpu()
+        size = map_size(len(by_position), *self._latent_size)
+        return [encode_map(of_concept.unflatten(0, size)) for of_concept in by_position.T] if size else None
+
+
+def encode_map(values: Tensor) -> str:
+    """``values [H, W]`` as text: ``WxH:`` and base64 of four bits a position, row by row, of at most 16 by 16
+    positions. 0 is the median and less, 15 the largest value."""
+    shrink = max(1.0, max(values.shape) / _LARGEST)
+    height, width = (max(1, round(side / shrink)) for side in values.shape)
+    values = F.adaptive_avg_pool2d(values[None], (height, width))[0]
+    low, high = values.median(), values.amax()
+    levels = ((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).mul(_LEVELS).round()
+    nibbles = levels.flatten().int().tolist()
+    nibbles += [0] * (len(nibbles) % 2)
+    packed = bytes(a << 4 | b for a, b in zip(nibbles[::2], nibbles[1::2]))
+    return f"{width}x{height}:{base64.b64encode(packed).decode()}"
+
+
+def decode_map(text: str) -> Tensor:
+    """What :func:`encode_map` wrote, ``[H, W]`` in 0..1. Raises ``ValueError`` for anything else."""
+    size, _, packed = text.partition(":")
+    width, height = (int(side) for side in size.split("x"))
+    levels = [level for byte in base64.b64decode(packed, validate=True) for level in (byte >> 4, byte & 15)]
+    if not (0 < width <= _LARGEST and 0 < height <= _LARGEST and 0 <= len(levels) - width * height <= 1):
+        raise ValueError(f"a map of {size} positions has {len(levels)} levels")
+    return torch.tensor(levels[: width * height], dtype=torch.float32).reshape(height, width) / _LEVELS
