@@ -1,4 +1,4 @@
-"""``python -m bench speed``, ``quality`` and ``cases``, in the project's own environment.
+"""``python -m bench COMMAND``, in the project's own environment.
 
 Each command is a module of this folder with ``add_arguments(parser)`` and ``run(arguments) -> int``.
 """
@@ -15,6 +15,7 @@ COMMANDS = {
     "speed": "what the extension adds to the time of a denoising step",
     "quality": "how often concepts show without and with erasure, and what is kept, against baselines",
     "many": "the same with many concepts erased at once",
+    "maps": "whether heat maps show where a concept would have been",
     "cases": "write the files of cases that quality is measured on",
 }
 

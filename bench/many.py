@@ -15,8 +15,7 @@ from typing import Any
 from demo.figures import PSNR_CAP
 from demo.toyland.world import CONCEPTS
 
-from . import quality
-from .cases import FOLDER
+from . import common, quality
 from .method import Method
 
 COUNTS = (1, 2, 4, 8)
@@ -24,7 +23,7 @@ OUT = Path(__file__).parent / "out" / "many"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    quality.add_run_arguments(parser, FOLDER / "many-held-out.jsonl", OUT)
+    common.add_arguments(parser, common.MANY_HELD_OUT, OUT)
     parser.add_argument(
         "--counts",
         type=_counts,
@@ -34,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _counts(text: str) -> list[int]:
-    counts = [quality.positive(part.strip()) for part in text.split(",")]
+    counts = [common.positive(part.strip()) for part in text.split(",")]
     if max(counts) > len(CONCEPTS):
         raise argparse.ArgumentTypeError(f"{max(counts)} is more than Toyland's {len(CONCEPTS)} concepts")
     return counts
 
 
 def run(arguments: argparse.Namespace) -> int:
-    bench = quality.Bench.of(arguments)
+    bench = common.Bench.of(arguments)
     methods, rows = bench.methods, []
     for count in arguments.counts:
         erased = CONCEPTS[:count]

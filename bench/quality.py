@@ -13,8 +13,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,122 +22,40 @@ from PIL import Image
 from tqdm import tqdm
 
 from demo.figures import psnr, wilson
-from demo.toyland.model import WEIGHTS, LatentDiffusion, load_checkpoint
-from demo.toyland.oracle import WEIGHTS as ORACLE_WEIGHTS
-from demo.toyland.oracle import Oracle, accuracy, load_oracle
+from demo.toyland.model import LatentDiffusion
+from demo.toyland.oracle import Oracle, accuracy
 from demo.toyland.prompts import textual_inversion
 from demo.toyland.world import CARRIER_RATE, CONCEPTS, region, render, sample_scene
 
-from .cases import ATTACKS, FOLDER, GROUPS, BenchCase, CaseError, read_cases
+from . import common
+from .cases import ATTACKS, GROUPS, BenchCase
 from .inversion import embedding_for
 from .method import Method
-from .methods import METHODS
 from .pictures import draw_chart, draw_sheet
 from .results import Results, fingerprint
 
 OUT = Path(__file__).parent / "out" / "quality"
 BATCH = 8
 ERASED_GROUPS = ("implicit", "explicit")
-REFERENCE = "none"
 
 Cells = Mapping[tuple[str, str], Sequence[BenchCase]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run_arguments(parser, FOLDER / "held-out.jsonl", OUT)
-    parser.add_argument("--concepts", type=_names("concept", CONCEPTS), help="comma-separated (default: all)")
-    parser.add_argument("--groups", type=_names("group", GROUPS), help="comma-separated (default: all)")
+    common.add_arguments(parser, common.HELD_OUT, OUT)
+    parser.add_argument(
+        "--concepts", type=common.names("concept", CONCEPTS), help="comma-separated (default: all)"
+    )
+    parser.add_argument("--groups", type=common.names("group", GROUPS), help="comma-separated (default: all)")
     parser.add_argument(
         "--erase",
-        type=_names("concept", CONCEPTS),
+        type=common.names("concept", CONCEPTS),
         help="comma-separated: erase all of these in every image (default: the case's own concept)",
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, cases: Path, out: Path) -> None:
-    """What every command asks for that makes images of cases by methods, with these defaults."""
-    parser.description = f"{parser.description}. Methods: " + "; ".join(
-        f"{method.name} ({method.description})" for method in METHODS.values()
-    )
-    parser.add_argument(
-        "--methods",
-        type=_names("method", METHODS),
-        default=list(METHODS),
-        help="comma-separated (default: all); none, the reference, is always among them",
-    )
-    parser.add_argument(
-        "--cases",
-        type=Path,
-        default=cases,
-        metavar="FILE",
-        help='JSON lines {"prompt", "seed", "concept", "group"}, each with "subject", "background", '
-        f'"negative_prompt", "cfg_scale" and "attack" if wanted (default: bench/cases/{cases.name})',
-    )
-    parser.add_argument("--images", type=positive, help="the first so many of each concept's group")
-    parser.add_argument("--steps", type=positive, default=25, help="sampling steps (default: 25)")
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS / "toyland.safetensors", metavar="FILE")
-    parser.add_argument("--oracle", type=Path, default=ORACLE_WEIGHTS, metavar="FILE", help="its weights")
-    parser.add_argument("--out", type=Path, default=out, help=f"folder (default: bench/out/{out.name})")
-    parser.add_argument("--fresh", action="store_true", help="make every image anew")
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
-def _names(kind: str, allowed: Sequence[str] | Mapping[str, Any]) -> Callable[[str], list[str]]:
-    def names(text: str) -> list[str]:
-        chosen = list(dict.fromkeys(name.strip() for name in text.split(",")))
-        for name in chosen:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r} is no {kind}; allowed: {', '.join(allowed)}")
-        return chosen
-
-    return names
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every command that makes images of cases by methods works with."""
-
-    arguments: argparse.Namespace
-    cases: list[BenchCase]
-    methods: list[Method]
-    model: LatentDiffusion
-    oracle: Oracle
-    checkpoint: str
-    oracle_id: str
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Bench:
-        """From the arguments of :func:`add_run_arguments`. Ends the program where cases are wrong."""
-        try:
-            cases = read_cases(arguments.cases)
-        except (CaseError, OSError) as error:
-            sys.exit(f"--cases: {error}")
-        return cls(
-            arguments,
-            cases,
-            [METHODS[name] for name in dict.fromkeys([REFERENCE, *arguments.methods])],
-            load_checkpoint(arguments.checkpoint),
-            load_oracle(arguments.oracle),
-            fingerprint(arguments.checkpoint, arguments.checkpoint.with_suffix(".yaml")),
-            fingerprint(arguments.oracle),
-        )
-
-    def results(self, erase: Sequence[str] | None) -> dict[str, Results]:
-        """The methods' stored results, with these concepts erased."""
-        runs, steps = self.arguments.out / "runs", self.arguments.steps
-        return {
-            m.name: Results(runs, m, steps, self.checkpoint, self.oracle, self.oracle_id, erase)
-            for m in self.methods
-        }
-
-
 def run(arguments: argparse.Namespace) -> int:
-    bench = Bench.of(arguments)
+    bench = common.Bench.of(arguments)
     cells = select(bench.cases, arguments.concepts, arguments.groups, arguments.images)
     if not cells:
         sys.exit(f"--cases: {arguments.cases} has no case of these concepts and groups")
@@ -242,7 +159,7 @@ def summarise(methods: Sequence[Method], cells: Cells, results: Mapping[str, Res
 
     def figures(method: Method, concept: str, group: str, cases: Sequence[BenchCase]) -> dict[str, Any]:
         names = {"method": method.name, "concept": concept, "group": group}
-        return {**names, **_cell(cases, results[method.name], results[REFERENCE])}
+        return {**names, **_cell(cases, results[method.name], results[common.REFERENCE])}
 
     for method in methods:
         own = [
