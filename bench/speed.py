@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from demo.toyland.pipeline import erase
 from eiup.concepts import Concept
 from eiup.eraser import ConceptEraser, EncodedConcept, layer_values, text_cross_attention
 from eiup.gate import Calibration, PromptGate, gate_layers
+from eiup.maps import FormingMaps, mapped_layer
 from eiup.probes import Probe, probed_layers
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
@@ -44,18 +45,38 @@ with contextlib.redirect_stdout(io.StringIO()):
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 OUT = Path(__file__).parent / "out"
-# What is measured: a mode, the number of concepts, and whether the gate is open.
+
+
+class Kind(NamedTuple):
+    """What is measured: a mode, the number of concepts, whether the gate is open, and whether heat maps are
+    made, as they are up to the look of the mode "adaptive", with nothing erased."""
+
+    mode: str
+    concepts: int
+    gate_open: bool = False
+    maps: bool = False
+
+    def __str__(self) -> str:
+        if not self.concepts:
+            return "no concepts (nothing hooked)"
+        gate = "" if self.mode == "constant" else ", open" if self.gate_open else ", closed"
+        maps = ", with maps" if self.maps else ""
+        return f"{self.mode}{gate}{maps}, {self.concepts} concept{'s' if self.concepts > 1 else ''}"
+
+
 KINDS = (
-    ("none", 0, False),
-    ("constant", 1, True),
-    ("constant", 8, True),
-    ("adaptive", 1, True),
-    ("adaptive", 8, True),
-    ("adaptive", 1, False),
-    ("adaptive", 8, False),
+    Kind("none", 0),
+    Kind("constant", 1, True),
+    Kind("constant", 8, True),
+    Kind("adaptive", 1, True),
+    Kind("adaptive", 8, True),
+    Kind("adaptive", 1),
+    Kind("adaptive", 8),
+    Kind("adaptive", 1, maps=True),
+    Kind("adaptive", 8, maps=True),
 )
-Kind = tuple[str, int, bool]
-MOST = max(count for _, count, _ in KINDS)
+MOST = max(kind.concepts for kind in KINDS)
+WIDTH = max(len(str(kind)) for kind in KINDS) + 2
 TEXT_LENGTH, TEXT_WIDTH = 77, 768
 
 
@@ -99,21 +120,21 @@ class _Steps:
     def seconds(self, kind: Kind) -> tuple[float, float]:
         """Time of one step of a sampling pass that erases so, and how much of it passed inside
         hooks."""
-        mode, count, is_open = kind
-        if count == 0:
+        if kind.concepts == 0:
             return self._step(None), 0.0
         with _timed_hooks() as inside:
-            with self._eraser(mode, count, is_open) as eraser:
+            with self._eraser(kind) as eraser:
                 return self._step(eraser, inside.clear), sum(inside)
 
-    def _eraser(self, mode: str, count: int, is_open: bool) -> ConceptEraser:
+    def _eraser(self, kind: Kind) -> ConceptEraser:
+        count = kind.concepts
         concepts = self.concepts[:count]
-        if mode == "constant":
+        if kind.mode == "constant":
             return ConceptEraser(self.unet, concepts, self.empty)
         layers = text_cross_attention(self.unet)
         compared, looked_at = gate_layers(layers), probed_layers(layers)
         # Random prompts have nothing of random concepts: a likeness of about 0.
-        low = -10.0 if is_open else 10.0
+        low = -10.0 if kind.gate_open else 10.0
         calibration = Calibration(
             {n: (low, low) for n in compared}, {n: (low + 1, low + 1) for n in compared}
         )
@@ -127,10 +148,13 @@ class _Steps:
         )
         width = sum(layer.to_q.in_features for layer in looked_at)
         watch = Watch(looked_at, [Probe((0.0,) * width, 0.0)] * count, self.empty.device)
-        if is_open:
+        if kind.gate_open:
             # As in a pass that was begun anew, up to its look: each concept at a place of its own.
             watch.erased = {(0, k): Erasure(SHARES[0], torch.rand(8, 8)) for k in range(count)}
-        return ConceptEraser(self.unet, concepts, self.empty, mode="adaptive", gate=gate, watch=watch)
+        maps = FormingMaps(mapped_layer(layers)) if kind.maps else None
+        return ConceptEraser(
+            self.unet, concepts, self.empty, mode="adaptive", gate=gate, watch=watch, maps=maps
+        )
 
     def _step(self, eraser: ConceptEraser | None, before_step: Callable[[], None] = lambda: None) -> float:
         # What is computed once a pass, such as keys and values, falls to an earlier step on tiny latents.
@@ -140,6 +164,8 @@ class _Steps:
         ):
             if eraser:
                 eraser.rows = conditional_then_unconditional(1)
+                if eraser.maps:
+                    eraser.maps = FormingMaps(eraser.maps.layer)  # those of other latents
             before_step()
             started = time.perf_counter()
             self.unet(latents, timesteps, context=self.context)
@@ -235,8 +261,7 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         "calibration_seconds": {"first concept": first, "a further one": both - first},
         "steps": [
-            {"mode": kind[0], "concepts": kind[1], "gate_open": kind[2], **summarise(measured)}
-            for kind, measured in pairs.items()
+            {"kind": str(kind), **kind._asdict(), **summarise(measured)} for kind, measured in pairs.items()
         ],
     }
     OUT.mkdir(parents=True, exist_ok=True)
@@ -280,23 +305,15 @@ def summarise(pairs: Sequence[tuple[float, float, float]], resamples: int = 10_0
 
 def table(result: dict[str, Any]) -> str:
     """The result as aligned text."""
-    lines = [f"{'':<28}{'s / step':>9}{'ratio':>8}   95 % interval    inside hooks"]
-    lines.append(f"{'without the extension':<28}{result['seconds_per_step_without']:>9.3f}")
+    lines = [f"{'':<{WIDTH}}{'s / step':>9}{'ratio':>8}   95 % interval    inside hooks"]
+    lines.append(f"{'without the extension':<{WIDTH}}{result['seconds_per_step_without']:>9.3f}")
     for figures in result["steps"]:
         low, high = figures["ratio_interval_95"]
         lines.append(
-            f"{_label(figures):<28}{figures['seconds_per_step']:>9.3f}{figures['ratio']:>8.3f}"
+            f"{figures['kind']:<{WIDTH}}{figures['seconds_per_step']:>9.3f}{figures['ratio']:>8.3f}"
             f"   [{low:.3f}, {high:.3f}]   {figures['ratio_inside_hooks']:>12.3f}"
         )
     lines.append("")
     for name, seconds in result["calibration_seconds"].items():
         lines.append(f"calibrating on Toyland, {name}: {seconds:.1f} s")
     return "\n".join(lines)
-
-
-def _label(figures: dict[str, Any]) -> str:
-    count = figures["concepts"]
-    if count == 0:
-        return "no concepts (nothing hooked)"
-    gate = "" if figures["mode"] == "constant" else ", open" if figures["gate_open"] else ", closed"
-    return f"{figures['mode']}{gate}, {count} concept{'s' if count > 1 else ''}"
