@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.toyland.model import WEIGHTS, LatentDiffusion, load_checkpoint
+from demo.toyland.model import LatentDiffusion, load_checkpoint
 from demo.toyland.oracle import WEIGHTS as ORACLE_WEIGHTS
 from demo.toyland.oracle import Oracle, load_oracle
 
@@ -18,7 +18,7 @@ from .method import Method
 from .methods import METHODS
 from .results import Results, fingerprint
 
-JUDGE = WEIGHTS / "toyland-judge.safetensors"
+JUDGE = Path(__file__).parent / "judge" / "toyland.safetensors"
 HELD_OUT = FOLDER / "held-out.jsonl"
 MANY_HELD_OUT = FOLDER / "many-held-out.jsonl"
 REFERENCE = "none"
