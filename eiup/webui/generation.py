@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from modules import paths, shared
 
+from ..concepts import is_number_within
 from ..feedback import Feedback
 from ..journal import Journal, PassEvidence, image_record
 from ..request import INFOTEXT_KEY, ErasureRequest
@@ -79,7 +80,7 @@ class Generation:
         passes, self.passes = self.passes, []
         if not shared.opts.data.get("eiup_journal", True):
             return
-        journal = Journal(journal_folder())
+        journal = current_journal()
         prompts = p.prompts if shared.opts.data.get("eiup_journal_prompts") else [None] * len(p.seeds)
         for index, (seed, prompt) in enumerate(zip(p.seeds, prompts)):
             parts = [
@@ -122,3 +123,21 @@ def journal_folder() -> Path:
     """Where the journal is: ``--eiup-journal-dir``, or ``log/eiup`` in the webui's data folder."""
     chosen = getattr(shared.cmd_opts, "eiup_journal_dir", None)
     return Path(chosen) if chosen else Path(paths.data_path) / "log" / "eiup"
+
+
+def current_journal() -> Journal:
+    """The journal as the settings want it."""
+    days, megabytes = (_limit(f"eiup_journal_{name}") for name in ("days", "megabytes"))
+    return _open_journal(journal_folder(), days, megabytes * 1e6)
+
+
+def _limit(setting: str) -> float:
+    """A setting's value; 0, no limit, where it is no number of 0 and more."""
+    value = shared.opts.data.get(setting)
+    return value if is_number_within(value, 0, float("inf")) else 0
+
+
+@lru_cache(maxsize=1)
+def _open_journal(folder: Path, days: float, max_bytes: float) -> Journal:
+    """One and the same as long as the settings are, since it remembers when it last deleted old files."""
+    return Journal(folder, days, max_bytes)
