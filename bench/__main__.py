@@ -15,6 +15,7 @@ COMMANDS = {
     "speed": "what the extension adds to the time of a denoising step",
     "quality": "how often concepts show without and with erasure, and what is kept, against baselines",
     "many": "the same with many concepts erased at once",
+    "journal": "how long it takes to read a large journal",
     "cases": "write the files of cases that quality is measured on",
 }
 
