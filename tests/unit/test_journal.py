@@ -103,7 +103,8 @@ sys.stdin.readline()
 for seed in range(count):
     # Some are of many pages of memory, which are not written at once.
     filling = name * (seed % 20 * 1000 + 1)
-    journal.append({"time": "2026-11-25T00:00:00.000+00:00", "writer": name, "seed": seed, "filling": filling})
+    record = {"time": "2026-11-25T00:00:00+00:00", "writer": name, "seed": seed, "filling": filling}
+    journal.append(record)
 """
 
 
