@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import time
 from typing import Any
 
 import gradio as gr
@@ -50,6 +51,9 @@ CONCEPT_COLUMNS = {
 YES = "yes"
 NO = "no"
 IMAGES_A_PAGE = 50
+EXPORT_KEPT_SECONDS = 3600
+# The first cell of a row would have none at its left.
+_PADDED = "style='padding: 0.5em'"
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def _table(page: Page) -> str:
         return f"<p>{NOTHING}</p>"
     prompts = any("prompt" in record for record in page.records)
     titles = [*IMAGE_COLUMNS.values(), *([PROMPT] if prompts else []), *CONCEPT_COLUMNS.values()]
-    header = "".join(f"<th>{title}</th>" for title in titles)
+    header = "".join(f"<th {_PADDED}>{title}</th>" for title in titles)
     rows = "".join(_rows(record, prompts) for record in page.records)
     return (
         f"<div style='overflow-x: auto'><table style='width: 100%'><thead><tr>{header}</tr></thead>"
@@ -148,9 +152,10 @@ def _rows(record: Mapping[str, Any], prompts: bool) -> str:
     """An image's rows, one a concept; the first has the cells that belong to all of them."""
     concepts = objects(record, "concepts") or [{}]
     names = [*IMAGE_COLUMNS, *(["prompt"] if prompts else [])]
-    image = "".join(f"<td rowspan='{len(concepts)}'>{_text(name, record.get(name))}</td>" for name in names)
+    spanning = f"<td {_PADDED} rowspan='{len(concepts)}'>"
+    image = "".join(f"{spanning}{_text(name, record.get(name))}</td>" for name in names)
     rows = [
-        "".join(f"<td>{_text(name, concept.get(name))}</td>" for name in CONCEPT_COLUMNS)
+        "".join(f"<td {_PADDED}>{_text(name, concept.get(name))}</td>" for name in CONCEPT_COLUMNS)
         for concept in concepts
     ]
     rows[0] = image + rows[0]
@@ -168,9 +173,13 @@ def _text(name: str, value: Any) -> str:
 
 
 def _write_csv(file: gr.File, filters: Mapping[str, Any]) -> str:
-    """The path of a CSV file among those that gradio hands out to browsers and the webui clears away."""
+    """The path of a CSV file among those that gradio hands out to browsers. Earlier ones are deleted here,
+    since nobody else does."""
     wanted = JournalFilter.from_fields(filters)
     records = (record for _, record in newest_first(journal_folder(), wanted))
+    for earlier in map(Path, tuple(file.temp_files)):
+        if earlier.exists() and earlier.stat().st_mtime < time() - EXPORT_KEPT_SECONDS:
+            earlier.unlink(missing_ok=True)
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"eiup-journal-{datetime.now(timezone.utc):%Y-%m-%d-%H%M%S}.csv"
         # With a byte order mark, by which spreadsheets know UTF-8.
