@@ -16,6 +16,7 @@ COMMANDS = {
     "quality": "how often concepts show without and with erasure, and what is kept, against baselines",
     "many": "the same with many concepts erased at once",
     "maps": "whether heat maps show where a concept would have been",
+    "journal": "how long it takes to read a large journal",
     "cases": "write the files of cases that quality is measured on",
 }
 

@@ -140,7 +140,8 @@ class StandIn:
                 time.sleep(0.1)
                 continue
             try:
-                if self.client.get("/sdapi/v1/options", timeout=5).status_code == 200:
+                # 401: it asks for credentials, so it answers.
+                if self.client.get("/sdapi/v1/options", timeout=5).status_code in (200, 401):
                     return
             except httpx.TransportError:
                 pass

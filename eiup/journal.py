@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .evidence import ConceptEvidence, ImageEvidence
+from .journal_files import JournalFile, delete_older, journal_files
+from .journal_query import parse_record
 
 JOURNAL_VERSION = 1
+# Of an image's curve in its infotext.
 CURVE_POINTS = 24
+# Windows would write another end of line.
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def image_record(
     """
     record: dict[str, Any] = {
         "v": JOURNAL_VERSION,
-        "time": (time or datetime.now(timezone.utc)).isoformat(timespec="milliseconds"),
+        "time": _in_utc(time or datetime.now(timezone.utc)),
         "seed": seed,
         "checkpoint": passes[0].checkpoint,
         "mode": mode,
@@ -89,6 +94,10 @@ def result_of(record: dict[str, Any]) -> dict[str, Any]:
     return {"progress": [round(first["progress"][point], 3) for point in points], "concepts": concepts}
 
 
+def _in_utc(time: datetime) -> str:
+    return time.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+
+
 def _pass_record(part: PassEvidence) -> dict[str, Any]:
     evidence = part.evidence
     return {
@@ -118,36 +127,58 @@ class Journal:
 
     A record is one ``write`` of one line to a file opened for appending, so several processes may share
     a folder. Where a crash left half a line, the next record starts on a line of its own.
+
+    Where a day's file would grow beyond ``max_bytes``, a new part is begun, ``YYYY-MM-DD.1.jsonl`` and so on.
+    Files whose last moment is more than ``days`` ago are deleted at the first record and at the first of each
+    further day. 0 stands for no limit.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, days: float = 0, max_bytes: float = 0):
         self.folder = Path(folder)
+        self.days, self.max_bytes = days, max_bytes
+        self._swept_on: date | None = None
 
     def append(self, record: dict[str, Any]) -> Path:
-        """Write one record; ``record["time"]`` chooses the file."""
+        """Write one record; ``record["time"]`` chooses the file. Raises ``OSError`` where it cannot be
+        written to its end."""
+        day = datetime.fromisoformat(record["time"]).astimezone(timezone.utc).date()
+        line = json.dumps(record, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{record['time'][:10]}.jsonl"
-        line = json.dumps(record, ensure_ascii=True, separators=(",", ":"), allow_nan=False) + "\n"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        path = self._path_for(day, len(line))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _BINARY, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             if size and _last_byte(descriptor, size) != b"\n":
-                line = "\n" + line
-            os.write(descriptor, line.encode("ascii"))
+                line = b"\n" + line
+            if os.write(descriptor, line) != len(line):
+                raise OSError(f"EIUP: a record was not written to its end, in {path}")
         finally:
             os.close(descriptor)
+        self._delete_old()
         return path
+
+    def _path_for(self, day: date, length: int) -> Path:
+        """The day's last part, or a new one where ``length`` more bytes would be too many."""
+        file = max((f for f in journal_files(self.folder) if f.day == day), default=JournalFile(day))
+        path = self.folder / file.name
+        size = path.stat().st_size if self.max_bytes and path.exists() else 0
+        if size and size + length > self.max_bytes:
+            path = self.folder / replace(file, part=file.part + 1).name
+        return path
+
+    def _delete_old(self) -> None:
+        today = datetime.now(timezone.utc).date()
+        if self.days and self._swept_on != today:
+            self._swept_on = today
+            delete_older(self.folder, self.days, today)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, oldest file first; half-written lines are passed over."""
-        for path in sorted(self.folder.glob("*.jsonl")):
-            with open(path, encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    try:
-                        record = json.loads(line)
-                    except ValueError:
-                        continue
-                    if isinstance(record, dict):
+        for file in journal_files(self.folder):
+            with open(self.folder / file.name, "rb") as lines:
+                for line in lines:
+                    record = parse_record(line)
+                    if record is not None:
                         yield record
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from modules import paths, shared
 
+from ..concepts import is_number_within
 from ..feedback import Feedback
 from ..journal import Journal, PassEvidence, image_record, result_of
 from ..request import INFOTEXT_KEY, ErasureRequest
@@ -92,8 +93,8 @@ class Generation:
         """Make the records of the images of the batch that has been sampled, and write the journal."""
         passes, self.passes = self.passes, []
         self.records.clear()
-        journal = Journal(journal_folder()) if shared.opts.data.get("eiup_journal", True) else None
         prompts = p.prompts if shared.opts.data.get("eiup_journal_prompts") else [None] * len(p.seeds)
+        window = (self.request.start, self.request.end)
         for index, (seed, prompt) in enumerate(zip(p.seeds, prompts)):
             parts = [
                 PassEvidence(sampling.name, sampling.checkpoint, sampling.evidence[index])
@@ -101,8 +102,7 @@ class Generation:
                 if index in sampling.evidence
             ]
             if parts:
-                window = (self.request.start, self.request.end)
-                record = self.records[index] = image_record(
+                self.records[index] = image_record(
                     parts,
                     mode=self.request.mode,
                     strength=self.request.strength,
@@ -110,8 +110,10 @@ class Generation:
                     seed=int(seed),
                     prompt=prompt,
                 )
-                if journal is not None:
-                    journal.append(record)
+        if shared.opts.data.get("eiup_journal", True):
+            journal = current_journal()
+            for record in self.records.values():
+                journal.append(record)
 
 
 def _with_feedback(request: ErasureRequest) -> ErasureRequest:
@@ -135,3 +137,21 @@ def journal_folder() -> Path:
     """Where the journal is: ``--eiup-journal-dir``, or ``log/eiup`` in the webui's data folder."""
     chosen = getattr(shared.cmd_opts, "eiup_journal_dir", None)
     return Path(chosen) if chosen else Path(paths.data_path) / "log" / "eiup"
+
+
+def current_journal() -> Journal:
+    """The journal as the settings want it."""
+    days, megabytes = (_limit(f"eiup_journal_{name}") for name in ("days", "megabytes"))
+    return _open_journal(journal_folder(), days, megabytes * 1e6)
+
+
+def _limit(setting: str) -> float:
+    """A setting's value; 0, no limit, where it is no number of 0 and more."""
+    value = shared.opts.data.get(setting)
+    return value if is_number_within(value, 0, float("inf")) else 0
+
+
+@lru_cache(maxsize=1)
+def _open_journal(folder: Path, days: float, max_bytes: float) -> Journal:
+    """One and the same as long as the settings are, since it remembers when it last deleted old files."""
+    return Journal(folder, days, max_bytes)

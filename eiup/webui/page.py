@@ -127,6 +127,8 @@ def settings() -> None:
     options = {
         "eiup_journal": (True, "Keep a journal of what was suppressed, image by image"),
         "eiup_journal_prompts": (False, "Record prompts in the journal"),
+        "eiup_journal_days": (0, "Delete files of the journal after this many days (0: never)"),
+        "eiup_journal_megabytes": (100, "Begin a new file when a day's has this many MB (0: never)"),
     }
     for name, (default, label) in options.items():
         shared.opts.add_option(name, shared.OptionInfo(default, label, section=section))

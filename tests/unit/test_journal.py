@@ -1,9 +1,13 @@
 import json
+import subprocess
+import sys
 from multiprocessing import Process
+from pathlib import Path
 
 from eiup.evidence import ConceptEvidence, ImageEvidence
 from eiup.journal import Journal, PassEvidence, image_record
 
+ROOT = Path(__file__).parents[2]
 EVIDENCE = ImageEvidence(
     (0.1, 0.5),
     (ConceptEvidence("star\n{}", 2.0, 0.8, 1.0, 0.03, (0.7, None), (1.0, 1.0), (0.02, 0.04)),),
@@ -84,3 +88,47 @@ def test_several_processes_share_a_journal(tmp_path):
     for process in processes:
         process.join()
     assert sorted(r["seed"] for r in Journal(tmp_path).records()) == list(range(300))
+
+
+WRITER = """
+import sys
+from pathlib import Path
+
+from eiup.journal import Journal
+
+folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+journal = Journal(folder, max_bytes=200_000)
+print("ready", flush=True)
+sys.stdin.readline()
+for seed in range(count):
+    # Some are of many pages of memory, which are not written at once.
+    filling = name * (seed % 20 * 1000 + 1)
+    record = {"time": "2026-11-25T00:00:00+00:00", "writer": name, "seed": seed, "filling": filling}
+    journal.append(record)
+"""
+
+
+def test_records_of_several_processes_are_whole_also_after_a_line_that_a_crash_cut(tmp_path):
+    count, names = 60, "abcd"
+    (tmp_path / "2026-11-25.jsonl").write_bytes(b'{"time":"2026-11-25T00:')
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), name, str(count)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for name in names
+    ]
+    for writer in writers:
+        assert writer.stdout.readline().strip() == b"ready"
+    for writer in writers:
+        writer.stdin.write(b"\n")
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0] * len(names)
+    written = list(Journal(tmp_path).records())
+    for name in names:
+        own = [record for record in written if record["writer"] == name]
+        assert sorted(record["seed"] for record in own) == list(range(count))
+        assert all(record["filling"] == name * (record["seed"] % 20 * 1000 + 1) for record in own)
+    assert len(list(tmp_path.iterdir())) > 3

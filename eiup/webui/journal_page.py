@@ -1,0 +1,188 @@
+"""The tab *EIUP journal*: what was suppressed in which image, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import time
+from typing import Any
+
+import gradio as gr
+
+from ..errors import RequestError
+from ..journal_csv import csv_chunks
+from ..journal_query import Cursor, JournalFilter, Page, find_page, newest_first, objects
+from .generation import journal_folder
+
+TITLE = "EIUP journal"
+FROM = "From (UTC)"
+TO = "To (UTC)"
+CONCEPT = "Concept"
+PRESENCE = "Minimum presence"
+CHECKPOINT = "Checkpoint (short hash)"
+SHOW = "Show"
+NEWER = "Newer"
+OLDER = "Older"
+EXPORT = "Export CSV"
+EXPORTED = "The journal as CSV"
+NOTHING = "The journal has no such images."
+PROMPT = "Prompt"
+# The table's columns: fields of a record, and of each of its concepts.
+IMAGE_COLUMNS = {
+    "time": "Time (UTC)",
+    "seed": "Seed",
+    "checkpoint": "Checkpoint",
+    "mode": "Mode",
+    "strength": "Strength",
+}
+CONCEPT_COLUMNS = {
+    "concept": "Concept",
+    "weight": "Weight",
+    "presence": "Presence",
+    "gate": "Gate",
+    "share": "Share",
+    "seen": "Seen",
+    "begun_anew": "Begun anew",
+}
+YES = "yes"
+NO = "no"
+IMAGES_A_PAGE = 50
+EXPORT_KEPT_SECONDS = 3600
+# The first cell of a row would have none at its left.
+_PADDED = "style='padding: 0.5em'"
+
+
+@dataclass(frozen=True)
+class View:
+    """What a browser shows: the filters, and the cursors of the pages up to the present one."""
+
+    filters: dict[str, Any] = field(default_factory=dict)
+    cursors: tuple[str | None, ...] = (None,)
+    next: str | None = None
+
+    def older(self) -> View:
+        return View(self.filters, (*self.cursors, self.next)) if self.next else self
+
+    def newer(self) -> View:
+        return View(self.filters, self.cursors[:-1] or (None,))
+
+
+def tab() -> list[tuple[gr.Blocks, str, str]]:
+    """The tab for the webui's ``on_ui_tabs``."""
+    with gr.Blocks(analytics_enabled=False) as interface:
+        with gr.Row():
+            filters = [
+                gr.Textbox(label=FROM, placeholder="2026-11-25", elem_id="eiup_journal_after"),
+                gr.Textbox(label=TO, placeholder="2026-11-25T10:30:00Z", elem_id="eiup_journal_before"),
+                gr.Textbox(label=CONCEPT, elem_id="eiup_journal_concept"),
+                gr.Textbox(label=PRESENCE, placeholder="0.5", elem_id="eiup_journal_presence"),
+                gr.Textbox(label=CHECKPOINT, elem_id="eiup_journal_checkpoint"),
+            ]
+        with gr.Row():
+            show = gr.Button(SHOW, variant="primary", elem_id="eiup_journal_show")
+            newer = gr.Button(NEWER, interactive=False, elem_id="eiup_journal_newer")
+            older = gr.Button(OLDER, interactive=False, elem_id="eiup_journal_older")
+            export = gr.Button(EXPORT, elem_id="eiup_journal_export")
+        file = gr.File(label=EXPORTED, visible=False, elem_id="eiup_journal_csv")
+        table = gr.HTML(elem_id="eiup_journal_table")
+        view = gr.State(View())
+        shown = [table, view, newer, older]
+
+        def export_csv(*values: str) -> tuple[Any, Any]:
+            try:
+                return gr.update(value=_write_csv(file, _filters(values)), visible=True), gr.update()
+            except RequestError as error:
+                return gr.update(value=None, visible=False), _message(error)
+
+        for trigger in (show.click, *(box.submit for box in filters)):
+            trigger(lambda *values: _show(View(_filters(values))), filters, shown, show_progress=False)
+        newer.click(lambda view: _show(view.newer()), [view], shown, show_progress=False)
+        older.click(lambda view: _show(view.older()), [view], shown, show_progress=False)
+        export.click(export_csv, filters, [file, table])
+        interface.load(lambda: _show(View()), [], shown, show_progress=False)
+    return [(interface, TITLE, "eiup_journal")]
+
+
+def _filters(values: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(("after", "before", "concept", "presence", "checkpoint"), values))
+
+
+def _show(view: View) -> tuple[str, View, Any, Any]:
+    """The values of the table, the view, and the buttons *Newer* and *Older*."""
+    cursor = view.cursors[-1]
+    try:
+        page = find_page(
+            journal_folder(),
+            JournalFilter.from_fields(view.filters),
+            IMAGES_A_PAGE,
+            Cursor.parse(cursor) if cursor else None,
+        )
+    except RequestError as error:
+        return _message(error), View(), gr.update(interactive=False), gr.update(interactive=False)
+    return (
+        _table(page),
+        View(view.filters, view.cursors, page.next),
+        gr.update(interactive=len(view.cursors) > 1),
+        gr.update(interactive=page.next is not None),
+    )
+
+
+def _message(error: RequestError) -> str:
+    return f"<p class='error'>{escape(str(error))}</p>"
+
+
+def _table(page: Page) -> str:
+    if not page.records:
+        return f"<p>{NOTHING}</p>"
+    prompts = any("prompt" in record for record in page.records)
+    titles = [*IMAGE_COLUMNS.values(), *([PROMPT] if prompts else []), *CONCEPT_COLUMNS.values()]
+    header = "".join(f"<th {_PADDED}>{title}</th>" for title in titles)
+    rows = "".join(_rows(record, prompts) for record in page.records)
+    return (
+        f"<div style='overflow-x: auto'><table style='width: 100%'><thead><tr>{header}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _rows(record: Mapping[str, Any], prompts: bool) -> str:
+    """An image's rows, one a concept; the first has the cells that belong to all of them."""
+    concepts = objects(record, "concepts") or [{}]
+    names = [*IMAGE_COLUMNS, *(["prompt"] if prompts else [])]
+    spanning = f"<td {_PADDED} rowspan='{len(concepts)}'>"
+    image = "".join(f"{spanning}{_text(name, record.get(name))}</td>" for name in names)
+    rows = [
+        "".join(f"<td {_PADDED}>{_text(name, concept.get(name))}</td>" for name in CONCEPT_COLUMNS)
+        for concept in concepts
+    ]
+    rows[0] = image + rows[0]
+    return "".join(f"<tr>{row}</tr>" for row in rows)
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return YES if value else NO
+    if name == "time":
+        return escape(str(value)[:19].replace("T", " "))
+    return escape(str(value))
+
+
+def _write_csv(file: gr.File, filters: Mapping[str, Any]) -> str:
+    """The path of a CSV file among those that gradio hands out to browsers. Earlier ones are deleted here,
+    since nobody else does."""
+    wanted = JournalFilter.from_fields(filters)
+    records = (record for _, record in newest_first(journal_folder(), wanted))
+    for earlier in map(Path, tuple(file.temp_files)):
+        if earlier.exists() and earlier.stat().st_mtime < time() - EXPORT_KEPT_SECONDS:
+            earlier.unlink(missing_ok=True)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"eiup-journal-{datetime.now(timezone.utc):%Y-%m-%d-%H%M%S}.csv"
+        # With a byte order mark, by which spreadsheets know UTF-8.
+        with open(path, "w", encoding="utf-8-sig", errors="replace", newline="") as target:
+            target.writelines(csv_chunks(records, wanted))
+        return file.make_temp_copy_if_needed(path)
