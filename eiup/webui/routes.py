@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from modules import shared
 
 from ..errors import EiupError, RequestError
+from . import preset_routes
 from .generation import current_checkpoint, feedback_store
 
 
@@ -34,6 +35,7 @@ def add_routes(_demo: Any, app: FastAPI) -> None:
     app.add_api_route(path, get_feedback, methods=["GET"], **options)
     app.add_api_route(path, post_feedback, methods=["POST"], **options)
     app.add_api_route(path, delete_feedback, methods=["DELETE"], **options)
+    preset_routes.add_routes(app, options)
 
 
 def _check_credentials(given: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:
