@@ -267,7 +267,7 @@ concept_texts = st.text(
     st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp"), blacklist_characters="\\"),
     min_size=1,
     max_size=30,
-).filter(str.split)
+).filter(lambda t: t.split())
 concept_lists = st.lists(
     st.builds(lambda t, w: Concept(" ".join(t.split()), w), concept_texts, st.floats(0, 10)),
     min_size=1,
