@@ -85,7 +85,7 @@ FIELDS = (
     Field("enabled", bool, False, "EIUP", "Erase concepts while images are generated."),
     Field(
         "concepts", list, (), "Concepts to erase",
-        "One per line or comma, each with an optional weight: watermark:1.5",
+        "One per line or comma, each with an optional weight: watermark:1.5. @name stands for a preset.",
     ),
     Field(
         "strength", float, 2.0, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10

@@ -124,7 +124,11 @@ def test_a_file_of_this_machine_cannot_be_named_as_an_upload(webui, tmp_path):
     upload = next(
         c["id"] for c in config["components"] if c["props"].get("elem_id") == f"{ID[1:]}upload_preset"
     )
-    index = next(n for n, d in enumerate(config["dependencies"]) if [upload, "upload"] in d["targets"])
+    index = next(
+        n
+        for n, d in enumerate(config["dependencies"])
+        if (d["targets"], d["trigger"]) == ([upload], "upload")
+    )
     file = {"name": str(secret), "orig_name": secret.name, "data": None, "is_file": True, "size": 6}
     answer = webui.post("/run/predict", {"fn_index": index, "data": [file], "session_hash": "test"})
     assert "secret" not in answer.text
