@@ -1,13 +1,16 @@
-"""The syntax of concepts: one a line or separated by commas, ``watermark:1.5``, ``# comments``.
+"""The syntax of concepts: one a line or separated by commas, ``watermark:1.5``, ``# comments``, and
+``@name`` for all concepts of a preset.
 
-``\\,``, ``\\:`` and ``\\#`` stand for the characters themselves. A colon inside brackets belongs to the
-webui's own emphasis, ``(star:1.2)``.
+``\\,``, ``\\:``, ``\\#`` and ``\\@`` stand for the characters themselves. A colon inside brackets belongs to
+the webui's own emphasis, ``(star:1.2)``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 from .errors import RequestError
 
@@ -17,7 +20,7 @@ MAX_WEIGHT = 10.0
 _WEIGHTED = re.compile(r"^(?P<text>.*)(?<!\\):(?P<weight>[^:()\[\]]*)$", re.DOTALL)
 _COMMENT = re.compile(r"(?<!\\)#.*")
 _SEPARATOR = re.compile(r"(?<!\\),")
-_ESCAPED = re.compile(r"\\([,:#])")
+_ESCAPED = re.compile(r"\\([,:#@])")
 _SYNTAX = "one concept per line or comma, each with an optional weight such as watermark:1.5"
 
 
@@ -29,8 +32,31 @@ class Concept:
     weight: float = 1.0
 
     def __str__(self) -> str:
-        text = re.sub(r"([,:#])", r"\\\1", self.text)
+        text = re.sub(r"([,:#@])", r"\\\1", self.text)
         return text if self.weight == 1.0 else f"{text}:{self.weight!r}"
+
+
+@dataclass(frozen=True)
+class PresetReference:
+    """``@name``: a preset's concepts, their weights multiplied by ``weight`` (0 to 10). ``field`` is where
+    it was given."""
+
+    name: str
+    weight: float = 1.0
+    field: str = dataclass_field(default="concepts", compare=False)
+
+    def __str__(self) -> str:
+        return f"@{self.name}" if self.weight == 1.0 else f"@{self.name}:{self.weight!r}"
+
+
+Entry = Concept | PresetReference
+# A preset's concepts by its name, for the field that names it. Raises RequestError for an unknown name.
+Resolver = Callable[[str, str], Sequence[Concept]]
+
+
+def no_presets(name: str, field: str) -> Sequence[Concept]:
+    """The resolver where no presets are known."""
+    raise RequestError(field, f"@{name}", "no presets here", f"\\@{name} is the text @{name} itself.")
 
 
 def is_number_within(value: object, minimum: float, maximum: float) -> bool:
@@ -54,44 +80,89 @@ def make_concept(text: object, weight: object = 1.0, field: str = "concepts") ->
     return Concept(text, float(weight))
 
 
-def parse_concepts(text: str, field: str = "concepts") -> list[Concept]:
-    """Parse what a user typed. Raises :class:`RequestError` for whatever is not in the syntax."""
-    concepts = []
+def make_entry(text: object, weight: object = 1.0, field: str = "concepts") -> Entry:
+    """What ``text`` names by itself: with ``@`` before it a preset, else a concept, whatever characters it
+    holds; ``\\@`` begins a concept with ``@``. Raises :class:`RequestError` naming ``field``."""
+    stripped = text.strip() if isinstance(text, str) else ""
+    if stripped.startswith("@"):
+        return _make_reference(stripped, weight, field)
+    return make_concept(stripped[1:] if stripped.startswith("\\@") else text, weight, field)
+
+
+def _make_reference(text: str, weight: object, field: str) -> PresetReference:
+    if not is_number_within(weight, 0.0, MAX_WEIGHT):
+        raise RequestError(f"{field} weight of {text!r}", weight, f"a number from 0 to {MAX_WEIGHT:g}")
+    return PresetReference(text[1:].strip(), float(weight), field)
+
+
+def parse_concepts(text: str, field: str = "concepts", resolve: Resolver = no_presets) -> list[Concept]:
+    """Parse what a user typed. Raises :class:`RequestError` for whatever is not in the syntax, and for
+    presets that ``resolve`` does not know."""
+    return expand(parse_entries(text, field), field, resolve)
+
+
+def parse_entries(text: str, field: str = "concepts") -> list[Entry]:
+    """What a user typed, presets as they are named. Raises :class:`RequestError`."""
+    entries = []
     for line in text.splitlines():
         for entry in _SEPARATOR.split(_COMMENT.sub("", line)):
             entry = entry.strip()
             if entry:
-                concepts.append(_parse_entry(entry, field))
-    return check_concepts(concepts, field)
+                entries.append(_parse_entry(entry, field))
+    return entries
 
 
-def _parse_entry(entry: str, field: str) -> Concept:
+def _parse_entry(entry: str, field: str) -> Entry:
     entry = " ".join(entry.split())
-    match = _WEIGHTED.match(entry)
-    if not match:
-        return make_concept(_ESCAPED.sub(r"\1", entry), field=field)
-    try:
-        weight = float(match["weight"].strip())
-    except ValueError:
-        raise RequestError(
-            field, entry, _SYNTAX, f"{match['weight'].strip()!r} after the colon is not a number."
-        ) from None
-    return make_concept(_ESCAPED.sub(r"\1", match["text"]), weight, field)
-
-
-def check_concepts(concepts: list[Concept], field: str = "concepts") -> list[Concept]:
-    """The list without exact repetitions. Raises :class:`RequestError` for one concept with two
-    weights, or for too many."""
-    unique: dict[str, Concept] = {}
-    for concept in concepts:
-        known = unique.setdefault(concept.text, concept)
-        if known != concept:
+    text, weight = entry, 1.0
+    if match := _WEIGHTED.match(entry):
+        text = match["text"]
+        try:
+            weight = float(match["weight"].strip())
+        except ValueError:
             raise RequestError(
-                field, f"{known}, {concept}", "each concept once", f"Remove one of the two {concept.text!r}."
-            )
+                field, entry, _SYNTAX, f"{match['weight'].strip()!r} after the colon is not a number."
+            ) from None
+    if text.startswith("@"):
+        return _make_reference(text, weight, field)
+    return make_concept(_ESCAPED.sub(r"\1", text), weight, field)
+
+
+def expand(
+    entries: Iterable[Entry], field: str = "concepts", resolve: Resolver = no_presets
+) -> list[Concept]:
+    """The concepts, each once, presets replaced by theirs.
+
+    Of a concept that a preset names as well, the largest weight counts. Raises :class:`RequestError` for
+    one concept with two weights outside of presets, for a weight beyond 10, and for too many concepts.
+    """
+    unique: dict[str, Concept] = {}
+    typed: dict[str, Concept] = {}
+    for entry in entries:
+        if isinstance(entry, Concept):
+            if (known := typed.setdefault(entry.text, entry)) != entry:
+                raise RequestError(
+                    field, f"{known}, {entry}", "each concept once", f"Remove one of the two {entry.text!r}."
+                )
+            named: Iterable[Concept] = (entry,)
+        else:
+            named = _scaled(resolve(entry.name, entry.field), entry)
+        for concept in named:
+            if unique.setdefault(concept.text, concept).weight < concept.weight:
+                unique[concept.text] = concept
     if len(unique) > MAX_CONCEPTS:
         raise RequestError(field, f"{len(unique)} concepts", f"at most {MAX_CONCEPTS} concepts")
     return list(unique.values())
+
+
+def _scaled(concepts: Sequence[Concept], reference: PresetReference) -> Sequence[Concept]:
+    if reference.weight == 1.0:
+        return concepts
+    # Twelve digits, so that 1.1 times 1.5 is 1.65.
+    return [
+        make_concept(c.text, float(f"{c.weight * reference.weight:.12g}"), f"{reference.field} {reference}")
+        for c in concepts
+    ]
 
 
 def format_concepts(concepts: list[Concept] | tuple[Concept, ...]) -> str:

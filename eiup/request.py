@@ -9,11 +9,15 @@ from typing import Any
 
 from .concepts import (
     Concept,
-    check_concepts,
+    Entry,
+    Resolver,
+    expand,
     format_concepts,
     is_number_within,
     make_concept,
-    parse_concepts,
+    make_entry,
+    no_presets,
+    parse_entries,
 )
 from .errors import RequestError
 from .schedule import Window
@@ -72,7 +76,7 @@ class Field:
                 raise RequestError(self.name, value, self.allowed)
             return value
         if self.kind is list:
-            return _check_concept_list(value, self.name)
+            return tuple(expand(concept_entries(value, self.name), self.name))
         if not is_number_within(value, self.minimum, self.maximum):
             raise RequestError(self.name, value, self.allowed)
         return float(value)
@@ -84,7 +88,7 @@ FIELDS = (
     Field("enabled", bool, False, "EIUP", "Erase concepts while images are generated."),
     Field(
         "concepts", list, (), "Concepts to erase",
-        "One per line or comma, each with an optional weight: watermark:1.5",
+        "One per line or comma, each with an optional weight: watermark:1.5. @name stands for a preset.",
     ),
     Field(
         "strength", float, 2.0, "Strength", "How strongly concepts are suppressed; 0 changes nothing.", 0, 10
@@ -117,22 +121,23 @@ FIELDS = (
 FIELD = {field.name: field for field in FIELDS}
 
 
-def _check_concept_list(value: Any, name: str) -> tuple[Concept, ...]:
+def concept_entries(value: Any, name: str = "concepts") -> list[Entry]:
+    """Concepts and presets as the API takes them: text, or a list. Raises :class:`RequestError`."""
     if isinstance(value, str):
-        return tuple(parse_concepts(value, name))
+        return parse_entries(value, name)
     if not isinstance(value, Sequence):
         raise RequestError(name, value, "a list of concepts, or text with one concept per line or comma")
-    concepts: list[Concept] = []
+    entries: list[Entry] = []
     for index, entry in enumerate(value):
         where = f"{name}[{index}]"
         if isinstance(entry, Concept):
-            concepts.append(make_concept(entry.text, entry.weight, where))
+            entries.append(make_concept(entry.text, entry.weight, where))
         elif isinstance(entry, str):
             if not entry.strip():
                 raise RequestError(
                     where, entry, "text that is not empty", "Remove the entry or name a concept."
                 )
-            concepts += parse_concepts(entry, where)
+            entries += parse_entries(entry, where)
         elif isinstance(entry, Mapping):
             unknown = sorted(set(entry) - {"concept", "weight"}, key=str)
             if unknown:
@@ -141,10 +146,19 @@ def _check_concept_list(value: Any, name: str) -> tuple[Concept, ...]:
                 )
             if "concept" not in entry:
                 raise RequestError(where, dict(entry), 'an object with "concept" and, if wanted, "weight"')
-            concepts.append(make_concept(entry["concept"], entry.get("weight", 1.0), where))
+            entries.append(make_entry(entry["concept"], entry.get("weight", 1.0), where))
         else:
             raise RequestError(where, entry, 'a text or {"concept": text, "weight": number}')
-    return tuple(check_concepts(concepts, name))
+    return entries
+
+
+def _literal(entry: Any) -> Any:
+    """An entry of infotext, whose texts are concepts whatever characters they hold, and never presets."""
+    if isinstance(entry, str):
+        return Concept(entry)
+    if isinstance(entry, Mapping) and {"concept"} <= set(entry) <= {"concept", "weight"}:
+        return Concept(entry["concept"], entry.get("weight", 1.0))
+    return entry
 
 
 @dataclass(frozen=True)
@@ -178,25 +192,29 @@ class ErasureRequest:
         return Window(self.start, self.end)
 
     @classmethod
-    def from_fields(cls, values: Mapping[str, Any]) -> ErasureRequest:
-        """From named fields, as in the API. Raises :class:`RequestError` for unknown or wrong ones."""
+    def from_fields(cls, values: Mapping[str, Any], resolve: Resolver = no_presets) -> ErasureRequest:
+        """From named fields, as in the API; ``resolve`` knows presets' concepts. Raises
+        :class:`RequestError` for unknown or wrong ones."""
         for name in values:
             if name not in FIELD:
                 raise RequestError(str(name), values[name], "the fields " + ", ".join(FIELD))
+        if "concepts" in values:
+            entries = concept_entries(values["concepts"])
+            values = {**values, "concepts": expand(entries, resolve=resolve)}
         return cls(**values)
 
     @classmethod
-    def from_args(cls, args: Sequence[Any]) -> ErasureRequest:
+    def from_args(cls, args: Sequence[Any], resolve: Resolver = no_presets) -> ErasureRequest:
         """From script arguments: one dict of named fields, or values in the order of :data:`FIELDS`.
 
         The webui fills missing arguments with its components' defaults, so a dict may be followed by
         values, which do not count.
         """
         if args and isinstance(args[0], Mapping):
-            return cls.from_fields({"enabled": True, **args[0]})
+            return cls.from_fields({"enabled": True, **args[0]}, resolve)
         if len(args) > len(FIELDS):
             raise RequestError("args", list(args), f"one object, or at most {len(FIELDS)} values")
-        return cls.from_fields(dict(zip(FIELD, args)))
+        return cls.from_fields(dict(zip(FIELD, args)), resolve)
 
     def to_infotext(self, result: Mapping[str, Any] | None = None) -> str:
         """One JSON value; most defaults are left out. ``v`` is the format's version, ``result`` what
@@ -232,8 +250,7 @@ class ErasureRequest:
         value.pop("result", None)
         value = {**_EARLIER_DEFAULTS.get(version, {}), **value}
         if isinstance(value.get("concepts"), list):
-            # Texts are literal here, whatever characters they hold.
-            value["concepts"] = [{"concept": c} if isinstance(c, str) else c for c in value["concepts"]]
+            value["concepts"] = [_literal(entry) for entry in value["concepts"]]
         return cls.from_fields({"enabled": True, **value})
 
     def to_fields(self) -> dict[str, Any]:

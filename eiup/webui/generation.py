@@ -13,6 +13,7 @@ from modules import paths, shared
 from ..concepts import is_number_within
 from ..feedback import Feedback
 from ..journal import Journal, PassEvidence, image_record, result_of
+from ..presets import Presets
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
 
@@ -31,7 +32,7 @@ class Generation:
         self.request = ErasureRequest()
         self.passes: list[SamplingPass] = []
         try:
-            self.request = _with_feedback(ErasureRequest.from_args(args))
+            self.request = _with_feedback(ErasureRequest.from_args(args, preset_store().resolver()))
         except Exception as error:
             self.error = error
         self.records: dict[int, dict[str, Any]] = {}
@@ -131,6 +132,11 @@ def current_checkpoint() -> str:
 
 def feedback_store() -> Feedback:
     return Feedback(Path(paths.data_path) / "eiup" / "feedback.json")
+
+
+def preset_store() -> Presets:
+    """The shipped presets, and the user's own in the webui's data folder."""
+    return Presets(Path(paths.data_path) / "eiup" / "presets")
 
 
 def journal_folder() -> Path:

@@ -16,7 +16,8 @@ from modules.ui_components import InputAccordion
 from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
-from .generation import current_checkpoint, feedback_store
+from . import preset_controls
+from .generation import current_checkpoint, feedback_store, preset_store
 
 
 def accordion(elem_id: Callable[[str], str]) -> list[Any]:
@@ -30,6 +31,7 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             lines=3,
             elem_id=elem_id("concepts"),
         )
+        preset_controls.build(concepts, elem_id)
         strength = _slider("strength", elem_id, step=0.05)
         with gr.Row():
             start = _slider("start", elem_id, step=0.01)
@@ -67,7 +69,7 @@ def _feedback(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> gr.Checkbo
 def _flag(verdict: str, text: str) -> str:
     """Flag every concept that is typed; returns what has been learnt, as HTML."""
     try:
-        concepts = parse_concepts(text)
+        concepts = parse_concepts(text, resolve=preset_store().resolver())
         if not concepts:
             raise RequestError("concepts", text, "at least one concept to give feedback on")
         for concept in concepts:

@@ -77,14 +77,14 @@ requests = st.builds(
     enabled=st.just(True),
     concepts=st.lists(
         st.builds(
-            lambda text, weight: {"concept": text, "weight": weight},
+            Concept,
             st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=30).filter(
                 lambda t: t.split()
             ),
             st.floats(0, 10),
         ),
         max_size=5,
-        unique_by=lambda c: " ".join(c["concept"].split()),
+        unique_by=lambda c: " ".join(c.text.split()),
     ),
     strength=st.floats(0, 10),
     start=st.floats(0, 0.5),
