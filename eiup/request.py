@@ -254,8 +254,8 @@ class ErasureRequest:
         return cls.from_fields({"enabled": True, **value})
 
     def to_fields(self) -> dict[str, Any]:
-        """Values for the UI's components, by field name; None where infotext does not say."""
-        values = {field.name: getattr(self, field.name) for field in FIELDS}
-        values |= {"maps": None, "compare": None}
+        """Values for the UI's components, by field name, but for those that infotext does not hold."""
+        names = [field.name for field in FIELDS if field.name not in _NEVER_IN_INFOTEXT]
+        values = {name: getattr(self, name) for name in ("enabled", *names)}
         values["concepts"] = format_concepts(self.concepts)
         return values

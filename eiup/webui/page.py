@@ -120,7 +120,7 @@ def _from_infotext(infotext: dict[str, Any], name: str) -> Any:
     if INFOTEXT_KEY not in infotext:
         # Such an image was made without erasure; the other values are left as they are.
         return False if name == "enabled" else None
-    return ErasureRequest.from_infotext(infotext[INFOTEXT_KEY]).to_fields()[name]
+    return ErasureRequest.from_infotext(infotext[INFOTEXT_KEY]).to_fields().get(name)
 
 
 def settings() -> None:
