@@ -12,8 +12,10 @@ from modules import paths, shared
 
 from ..feedback import Feedback
 from ..journal import Journal, PassEvidence, image_record
+from ..overrides import apply_overrides
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
+from .xyz import overrides_of
 
 _ATTRIBUTE = "eiup_generation"
 
@@ -30,7 +32,8 @@ class Generation:
         self.request = ErasureRequest()
         self.passes: list[SamplingPass] = []
         try:
-            self.request = _with_feedback(ErasureRequest.from_args(args))
+            request = apply_overrides(ErasureRequest.from_args(args), overrides_of(p))
+            self.request = _with_feedback(request)
         except Exception as error:
             self.error = error
         if self.request.active:
