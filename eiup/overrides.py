@@ -8,9 +8,11 @@ from typing import Any
 
 from .concepts import Concept, parse_concepts
 from .errors import RequestError
-from .request import ErasureRequest
+from .request import FIELD, ErasureRequest
 
 CONCEPT_WEIGHT = "weight of a concept"
+AXIS_LABELS = {name: f"[EIUP] {name.capitalize()}" for name in (*FIELD, CONCEPT_WEIGHT)}
+"""The plot's axis for each name that :func:`apply_overrides` takes."""
 
 
 def parse_concept_weight(text: str) -> Concept:

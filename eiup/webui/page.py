@@ -13,10 +13,12 @@ from modules import shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
+from .. import texts
 from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
 from .generation import current_checkpoint, feedback_store
+from .token_counter import token_counter
 
 
 def accordion(elem_id: Callable[[str], str]) -> list[Any]:
@@ -30,6 +32,8 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             lines=3,
             elem_id=elem_id("concepts"),
         )
+        token_counter(concepts, elem_id)
+        gr.HTML("<span></span>", elem_id=elem_id("named"), elem_classes=["eiup-aid"])  # for eiup-hints.js
         strength = _slider("strength", elem_id, step=0.05)
         with gr.Row():
             start = _slider("start", elem_id, step=0.01)
@@ -54,12 +58,12 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
 def _feedback(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> gr.Checkbox:
     """Buttons that flag the last images, and what has been learnt for the loaded checkpoint."""
     field = FIELD["feedback"]
-    with gr.Accordion("Feedback", open=False, elem_id=elem_id("feedback_panel")):
+    with gr.Accordion(texts.FEEDBACK, open=False, elem_id=elem_id("feedback_panel")):
         use = gr.Checkbox(field.default, label=field.label, info=field.help, elem_id=elem_id("feedback"))
         with gr.Row():
-            survived = gr.Button("A concept survived", elem_id=elem_id("survived"))
-            spoilt = gr.Button("The image was spoilt", elem_id=elem_id("spoilt"))
-            reset = gr.Button("Forget all of this checkpoint", elem_id=elem_id("reset_feedback"))
+            survived = gr.Button(texts.SURVIVED, elem_id=elem_id("survived"))
+            spoilt = gr.Button(texts.SPOILT, elem_id=elem_id("spoilt"))
+            reset = gr.Button(texts.FORGET, elem_id=elem_id("reset_feedback"))
         learnt = gr.HTML(elem_id=elem_id("learnt"))
     survived.click(partial(_flag, "survived"), [concepts], [learnt], show_progress=False)
     spoilt.click(partial(_flag, "spoilt"), [concepts], [learnt], show_progress=False)
@@ -88,7 +92,7 @@ def _reset() -> str:
 def _learnt() -> str:
     factors = feedback_store().factors(current_checkpoint())
     listed = ", ".join(f"{escape(concept)} \u00d7{factor:g}" for concept, factor in sorted(factors.items()))
-    return f"<p>On this checkpoint: {listed or 'nothing learnt; every concept has its own weight'}</p>"
+    return f"<p><span>{texts.ON_THIS_CHECKPOINT}</span> <span>{listed or texts.NOTHING_LEARNT}</span></p>"
 
 
 def _slider(name: str, elem_id: Callable[[str], str], step: float) -> gr.Slider:
@@ -123,8 +127,8 @@ def settings() -> None:
     """Add EIUP's section to the webui's settings."""
     section = ("eiup", "EIUP")
     options = {
-        "eiup_journal": (True, "Keep a journal of what was suppressed, image by image"),
-        "eiup_journal_prompts": (False, "Record prompts in the journal"),
+        "eiup_journal": (True, texts.KEEP_JOURNAL),
+        "eiup_journal_prompts": (False, texts.RECORD_PROMPTS),
     }
     for name, (default, label) in options.items():
         shared.opts.add_option(name, shared.OptionInfo(default, label, section=section))

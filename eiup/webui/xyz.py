@@ -10,16 +10,12 @@ from typing import Any
 from modules import scripts
 
 from ..errors import RequestError
-from ..overrides import CONCEPT_WEIGHT, parse_concept_weight
+from ..overrides import AXIS_LABELS, CONCEPT_WEIGHT, parse_concept_weight
 from ..request import FIELDS, Field
 
 _SCRIPT = "xyz_grid.py"
 _ATTRIBUTE = "eiup_overrides"
 _SWITCHES = {"true": True, "false": False}
-
-
-def axis_label(name: str) -> str:
-    return f"[EIUP] {name.capitalize()}"
 
 
 def add_axes() -> None:
@@ -40,13 +36,13 @@ def overrides_of(p: Any) -> Sequence[tuple[str, Any]]:
 def _axes(plot: ModuleType) -> list[Any]:
     options = [
         plot.AxisOption(
-            axis_label(field.name), _type_of(field), _apply(field.name), confirm=_confirm(field.check),
+            AXIS_LABELS[field.name], _type_of(field), _apply(field.name), confirm=_confirm(field.check),
             choices=_choices_of(field),
         )
         for field in FIELDS
     ]  # fmt: skip
     weight = plot.AxisOption(
-        axis_label(CONCEPT_WEIGHT), str, _apply(CONCEPT_WEIGHT), confirm=_confirm(parse_concept_weight)
+        AXIS_LABELS[CONCEPT_WEIGHT], str, _apply(CONCEPT_WEIGHT), confirm=_confirm(parse_concept_weight)
     )
     return [*options, weight]
 
