@@ -1,7 +1,7 @@
 """EIUP in the webui: erases concepts while images are generated."""
 
 from eiup.request import INFOTEXT_KEY
-from eiup.webui import journal_page, page, routes
+from eiup.webui import journal_page, page, routes, xyz
 from eiup.webui.generation import Generation
 from eiup.webui.sampling import SamplingPass
 from modules import script_callbacks, scripts
@@ -36,5 +36,6 @@ class EiupScript(scripts.Script):
 script_callbacks.on_cfg_denoiser(SamplingPass.on_denoiser)
 script_callbacks.on_cfg_after_cfg(SamplingPass.on_denoised)
 script_callbacks.on_ui_settings(page.settings)
+script_callbacks.on_before_ui(xyz.add_axes)
 script_callbacks.on_ui_tabs(journal_page.tab)
 script_callbacks.on_app_started(routes.add_routes)

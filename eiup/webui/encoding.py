@@ -16,6 +16,7 @@ from ..eraser import EncodedConcept
 from ..errors import ErasureError, RequestError
 
 CHUNK_TOKENS = 75
+_ALLOWED = f"at most {CHUNK_TOKENS} tokens a concept, without BREAK"
 
 
 class ConceptEncoder:
@@ -23,12 +24,7 @@ class ConceptEncoder:
 
     def __init__(self, model: nn.Module, width: int, height: int):
         self.model, self.size = model, {"width": width, "height": height}
-        self.conditioner = model.cond_stage_model
-        if not hasattr(self.conditioner, "process_texts"):
-            raise ErasureError(
-                f"the text encoder {type(self.conditioner).__name__} has no prompt chunks. Use a checkpoint "
-                "of the SD1, SD2 or SDXL family, or switch EIUP off"
-            )
+        self.conditioner = conditioner_of(model)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Contexts ``[B, 77, C]`` of texts of at most 75 tokens, each encoded as a prompt of its own."""
@@ -46,7 +42,7 @@ class ConceptEncoder:
 
         Raises :class:`RequestError` for a concept of more than 75 tokens or of none.
         """
-        counts = [self._count_tokens(concept) for concept in concepts]
+        counts = [self._checked_count(concept) for concept in concepts]
         contexts = self([*(c.text for c in concepts), ""])
         encoded = [
             EncodedConcept(concept.text, context, tuple(range(1, count + 1)), strength * concept.weight)
@@ -54,20 +50,35 @@ class ConceptEncoder:
         ]
         return encoded, contexts[-1]
 
-    def _count_tokens(self, concept: Concept) -> int:
-        chunks, count = self.conditioner.process_texts([concept.text])
-        if len(chunks[0]) > 1 or count > CHUNK_TOKENS:
-            raise RequestError(
-                "concepts",
-                concept.text,
-                f"at most {CHUNK_TOKENS} tokens a concept, without BREAK",
-                f"This one has {count}." if count > CHUNK_TOKENS else "BREAK starts a second chunk in it.",
-            )
-        if count < 1:
-            raise RequestError(
-                "concepts", concept.text, "a concept that this model's vocabulary has tokens for"
-            )
+    def _checked_count(self, concept: Concept) -> int:
+        count = count_tokens(self.conditioner, concept)
+        if count > CHUNK_TOKENS:
+            raise RequestError("concepts", concept.text, _ALLOWED, f"This one has {count}.")
         return count
+
+
+def conditioner_of(model: nn.Module) -> nn.Module:
+    """The webui's text encoder of ``model``. Raises :class:`ErasureError` where it does not have chunks."""
+    conditioner = model.cond_stage_model
+    if not hasattr(conditioner, "process_texts"):
+        raise ErasureError(
+            f"the text encoder {type(conditioner).__name__} has no prompt chunks. Use a checkpoint "
+            "of the SD1, SD2 or SDXL family, or switch EIUP off"
+        )
+    return conditioner
+
+
+def count_tokens(conditioner: nn.Module, concept: Concept) -> int:
+    """The concept's tokens, also where they are too many.
+
+    Raises :class:`RequestError` for a concept of none, or of few in more than one chunk.
+    """
+    chunks, count = conditioner.process_texts([concept.text])
+    if len(chunks[0]) > 1 and count <= CHUNK_TOKENS:
+        raise RequestError("concepts", concept.text, _ALLOWED, "BREAK starts a second chunk in it.")
+    if count < 1:
+        raise RequestError("concepts", concept.text, "a concept that this model's vocabulary has tokens for")
+    return count
 
 
 def through_hypernetworks(layer: nn.Module, contexts: Tensor) -> tuple[Tensor, Tensor]:

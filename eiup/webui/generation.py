@@ -13,9 +13,11 @@ from modules import paths, shared
 from ..concepts import is_number_within
 from ..feedback import Feedback
 from ..journal import Journal, PassEvidence, image_record, result_of
+from ..overrides import apply_overrides
 from ..presets import Presets
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
+from .xyz import overrides_of
 
 _ATTRIBUTE = "eiup_generation"
 
@@ -32,7 +34,8 @@ class Generation:
         self.request = ErasureRequest()
         self.passes: list[SamplingPass] = []
         try:
-            self.request = _with_feedback(ErasureRequest.from_args(args, preset_store().resolver()))
+            request = ErasureRequest.from_args(args, preset_store().resolver())
+            self.request = _with_feedback(apply_overrides(request, overrides_of(p)))
         except Exception as error:
             self.error = error
         self.records: dict[int, dict[str, Any]] = {}

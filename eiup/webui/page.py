@@ -13,11 +13,13 @@ from modules import shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
+from .. import texts
 from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
 from . import preset_controls
 from .generation import current_checkpoint, feedback_store, preset_store
+from .token_counter import token_counter
 
 
 def accordion(elem_id: Callable[[str], str]) -> list[Any]:
@@ -31,6 +33,8 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             lines=3,
             elem_id=elem_id("concepts"),
         )
+        token_counter(concepts, elem_id)
+        gr.HTML("<span></span>", elem_id=elem_id("named"), elem_classes=["eiup-aid"])  # for eiup-hints.js
         preset_controls.build(concepts, elem_id)
         strength = _slider("strength", elem_id, step=0.05)
         with gr.Row():
@@ -53,12 +57,12 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
 
 def _feedback(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> gr.Checkbox:
     """Buttons that flag the last images, and what has been learnt for the loaded checkpoint."""
-    with gr.Accordion("Feedback", open=False, elem_id=elem_id("feedback_panel")):
+    with gr.Accordion(texts.FEEDBACK, open=False, elem_id=elem_id("feedback_panel")):
         use = _checkbox("feedback", elem_id)
         with gr.Row():
-            survived = gr.Button("A concept survived", elem_id=elem_id("survived"))
-            spoilt = gr.Button("The image was spoilt", elem_id=elem_id("spoilt"))
-            reset = gr.Button("Forget all of this checkpoint", elem_id=elem_id("reset_feedback"))
+            survived = gr.Button(texts.SURVIVED, elem_id=elem_id("survived"))
+            spoilt = gr.Button(texts.SPOILT, elem_id=elem_id("spoilt"))
+            reset = gr.Button(texts.FORGET, elem_id=elem_id("reset_feedback"))
         learnt = gr.HTML(elem_id=elem_id("learnt"))
     survived.click(partial(_flag, "survived"), [concepts], [learnt], show_progress=False)
     spoilt.click(partial(_flag, "spoilt"), [concepts], [learnt], show_progress=False)
@@ -87,7 +91,7 @@ def _reset() -> str:
 def _learnt() -> str:
     factors = feedback_store().factors(current_checkpoint())
     listed = ", ".join(f"{escape(concept)} \u00d7{factor:g}" for concept, factor in sorted(factors.items()))
-    return f"<p>On this checkpoint: {listed or 'nothing learnt; every concept has its own weight'}</p>"
+    return f"<p><span>{texts.ON_THIS_CHECKPOINT}</span> <span>{listed or texts.NOTHING_LEARNT}</span></p>"
 
 
 def _checkbox(name: str, elem_id: Callable[[str], str]) -> gr.Checkbox:
@@ -127,10 +131,10 @@ def settings() -> None:
     """Add EIUP's section to the webui's settings."""
     section = ("eiup", "EIUP")
     options = {
-        "eiup_journal": (True, "Keep a journal of what was suppressed, image by image"),
-        "eiup_journal_prompts": (False, "Record prompts in the journal"),
-        "eiup_journal_days": (0, "Delete files of the journal after this many days (0: never)"),
-        "eiup_journal_megabytes": (100, "Begin a new file when a day's has this many MB (0: never)"),
+        "eiup_journal": (True, texts.KEEP_JOURNAL),
+        "eiup_journal_prompts": (False, texts.RECORD_PROMPTS),
+        "eiup_journal_days": (0, texts.KEEP_DAYS),
+        "eiup_journal_megabytes": (100, texts.MEGABYTES_A_FILE),
     }
     for name, (default, label) in options.items():
         shared.opts.add_option(name, shared.OptionInfo(default, label, section=section))

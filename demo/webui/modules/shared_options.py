@@ -101,6 +101,7 @@ IMG2IMG = {
 }
 
 INTERFACE = {
+    "localization": ("None", "Localization"),
     "return_grid": (True, "Show grid in gallery"),
     "samplers_in_dropdown": (True, "Use dropdown for sampler selection instead of radio group"),
     "hires_fix_show_sampler": (False, "Hires fix: show hires checkpoint and sampler selection"),

@@ -6,7 +6,7 @@ import os
 
 import gradio as gr
 
-from modules import scripts, shared, util
+from modules import localization, scripts, shared, util
 from modules.paths import script_path
 
 _original_response = gr.routes.templates.TemplateResponse
@@ -62,7 +62,9 @@ def reload_javascript() -> None:
     def template_response(*args, **kwargs):
         response = _original_response(*args, **kwargs)
         body = _without_foreign_tags(response.body)
-        body = body.replace(b"</head>", js + b"</head>").replace(b"</body>", css + b"</body>")
+        # Unlike the host's, a localization that is chosen holds from the next page on.
+        translations = f"<script>{localization.localization_js(shared.opts.localization)}</script>".encode()
+        body = body.replace(b"</head>", translations + js + b"</head>").replace(b"</body>", css + b"</body>")
         response.body = body
         response.init_headers()
         return response

@@ -1,0 +1,85 @@
+"""EIUP's axes in the webui's X/Y/Z plot script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from modules import scripts
+
+from ..errors import RequestError
+from ..overrides import AXIS_LABELS, CONCEPT_WEIGHT, parse_concept_weight
+from ..request import FIELDS, Field
+
+_SCRIPT = "xyz_grid.py"
+_ATTRIBUTE = "eiup_overrides"
+_SWITCHES = {"true": True, "false": False}
+
+
+def add_axes() -> None:
+    """Add an axis for each field, and one for a concept's weight, where they are not there yet."""
+    for script in scripts.scripts_data:
+        if Path(script.path).name == _SCRIPT and hasattr(script.module, "axis_options"):
+            known = {option.label for option in script.module.axis_options}
+            script.module.axis_options += [
+                option for option in _axes(script.module) if option.label not in known
+            ]
+
+
+def overrides_of(p: Any) -> Sequence[tuple[str, Any]]:
+    """What the plot has set for the image that ``p`` is about to make."""
+    return getattr(p, _ATTRIBUTE, ())
+
+
+def _axes(plot: ModuleType) -> list[Any]:
+    options = [
+        plot.AxisOption(
+            AXIS_LABELS[field.name], _type_of(field), _apply(field.name), confirm=_confirm(field.check),
+            choices=_choices_of(field),
+        )
+        for field in FIELDS
+    ]  # fmt: skip
+    weight = plot.AxisOption(
+        AXIS_LABELS[CONCEPT_WEIGHT], str, _apply(CONCEPT_WEIGHT), confirm=_confirm(parse_concept_weight)
+    )
+    return [*options, weight]
+
+
+def _type_of(field: Field) -> Callable[[Any], Any]:
+    # Ranges such as 0-2 [5] are for axes whose type is float itself.
+    if field.kind is bool:
+        return lambda text: _switch(field, text)
+    return float if field.kind is float else str
+
+
+def _switch(field: Field, text: str) -> bool:
+    try:
+        return _SWITCHES[text.lower()]
+    except KeyError:
+        raise RequestError(field.name, text, field.allowed) from None
+
+
+def _choices_of(field: Field) -> Callable[[], list[str]] | None:
+    if field.kind is bool:
+        return lambda: ["True", "False"]
+    return (lambda: list(field.choices)) if field.choices else None
+
+
+def _apply(name: str) -> Callable[[Any, Any, Any], None]:
+    def apply(p: Any, value: Any, _values: Any) -> None:
+        # ``p`` is a shallow copy for one image: what it shares with the others must not change.
+        setattr(p, _ATTRIBUTE, (*overrides_of(p), (name, value)))
+
+    return apply
+
+
+def _confirm(check: Callable[[Any], Any]) -> Callable[[Any, Sequence[Any]], None]:
+    """Rejects a wrong value before anything is generated. ``check`` raises :class:`RequestError`."""
+
+    def confirm(_p: Any, values: Sequence[Any]) -> None:
+        for value in values:
+            check(value)
+
+    return confirm

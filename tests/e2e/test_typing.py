@@ -1,0 +1,281 @@
+"""What the page says while one types: how long concepts are, what is wrong, what the prompt names; and in
+which language."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eiup import texts
+from eiup.concepts import parse_concepts
+from eiup.errors import RequestError
+from eiup.request import MODES
+from tests.e2e.test_page import OPENED_WITHIN
+
+pytest.importorskip("playwright")
+pytestmark = pytest.mark.timeout(900)
+
+ROOT = Path(__file__).parents[2]
+ANSWERED_WITHIN = 60_000
+BOTH_TABS = pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+
+
+class Accordion:
+    """EIUP's accordion in one tab of the page."""
+
+    def __init__(self, page, tab):
+        self.page, self.tab, self.name = page, tab, f"#script_{tab}_eiup_enabled"
+
+    def open(self):
+        if self.tab == "img2img":
+            self.page.click("#tabs > .tab-nav button:has-text('img2img')")
+        self.page.click(f"{self.name}-visible-checkbox")
+        if not self.page.is_visible(self.item("concepts textarea")):
+            self.page.click(f"{self.name} > .label-wrap")
+        self.page.wait_for_selector(self.item("concepts textarea"), state="visible")
+
+    def item(self, selector):
+        return f"#script_{self.tab}_eiup_{selector}"
+
+    def type(self, concepts):
+        self.page.fill(self.item("concepts textarea"), concepts)
+
+    def prompt(self, text):
+        self.page.fill(f"#{self.tab}_prompt textarea", text)
+
+    def wait_for(self, selector, text):
+        """Wait until an item's text is this one, whatever spaces are around it."""
+        self.page.wait_for_function(
+            "([item, text]) => document.querySelector(item)?.textContent.trim() === text",
+            arg=[self.item(selector), text],
+            timeout=ANSWERED_WITHIN,
+        )
+
+    def wait_for_tokens(self, *parts):
+        self.page.wait_for_function(
+            """([item, parts]) => {
+                const text = document.querySelector(item)?.textContent || "";
+                return parts.every(part => text.includes(part));
+            }""",
+            arg=[self.item("tokens"), list(parts)],
+            timeout=ANSWERED_WITHIN,
+        )
+
+    @property
+    def errors(self):
+        return self.page.locator(f"{self.item('tokens')} .error").all_inner_texts()
+
+    @property
+    def all_texts(self):
+        """Every text in the accordion, without the spaces around it."""
+        return self.page.evaluate(
+            """selector => {
+                const accordion = document.querySelector(selector), texts = [];
+                const walker = document.createTreeWalker(accordion, NodeFilter.SHOW_TEXT);
+                while (walker.nextNode()) texts.push(walker.currentNode.textContent.trim());
+                return texts.filter(text => text);
+            }""",
+            self.name,
+        )
+
+
+@pytest.fixture
+def open_page(webui, page):
+    """Opens the page, again or for the first time, and the accordion of a tab."""
+    page.route(
+        lambda url: url.startswith("http") and not url.startswith(webui.base_url), lambda route: route.abort()
+    )
+
+    def open_tab(tab="txt2img"):
+        page.goto(webui.base_url, wait_until="domcontentloaded")
+        page.wait_for_selector("#script_txt2img_eiup_enabled-visible-checkbox", timeout=OPENED_WITHIN)
+        accordion = Accordion(page, tab)
+        accordion.open()
+        return accordion
+
+    return open_tab
+
+
+@pytest.fixture
+def in_german(webui, is_stand_in):
+    if not is_stand_in:
+        pytest.skip("a real webui shows another localization only after it has been told to reload its page")
+    webui.post("/sdapi/v1/options", {"localization": "de_DE"})
+    yield json.loads((ROOT / "localizations" / "de_DE.json").read_text(encoding="utf-8"))
+    webui.post("/sdapi/v1/options", {"localization": "None"})
+
+
+# ---- tokens ---------------------------------------------------------------------------------------------
+
+
+@BOTH_TABS
+def test_the_longest_concept_is_counted(open_page, tab):
+    accordion = open_page(tab)
+    accordion.type("star")
+    accordion.wait_for("tokens", "star 1/75")
+    accordion.type("star, a star and a moon:1.5")
+    accordion.wait_for("tokens", "a star and a moon 5/75")
+    accordion.type("")
+    accordion.wait_for("tokens", "")
+    assert accordion.errors == []
+
+
+def test_concepts_that_are_too_long_are_marked(open_page):
+    accordion = open_page()
+    accordion.type("moon\n" + "star " * 80 + "\n" + "moon " * 76)
+    accordion.wait_for_tokens("80/75", "76/75")
+    assert [text.split()[-1] for text in accordion.errors] == ["80/75", "76/75"]
+    accordion.type("star " * 75)
+    accordion.wait_for_tokens("75/75")
+    assert accordion.errors == []
+
+
+@BOTH_TABS
+def test_what_is_wrong_is_said_at_the_field(open_page, tab):
+    accordion = open_page(tab)
+    accordion.type("star:much")
+    accordion.wait_for_tokens("concepts is 'star:much'", "watermark:1.5")
+    assert len(accordion.errors) == 1
+    accordion.type("star")
+    accordion.wait_for("tokens", "star 1/75")
+
+
+def test_what_is_typed_is_no_html(open_page):
+    accordion = open_page()
+    typed = "<img src=x onerror=document.title='run'>"
+    for concepts in (typed, f"{typed}:much"):
+        accordion.type(concepts)
+        accordion.wait_for_tokens("<img")
+        assert accordion.page.locator(f"{accordion.item('tokens')} img").count() == 0
+    accordion.type(typed)
+    accordion.prompt(typed)
+    accordion.wait_for("named", f"The prompt names: {typed}")
+    assert accordion.page.locator(f"{accordion.item('named')} img").count() == 0
+    assert accordion.page.title() != "run"
+
+
+# ---- what the prompt names ------------------------------------------------------------------------------
+
+NAMED = [
+    ("a wizard with a star", "star", "star"),
+    ("A STAR", "star, moon", "star"),
+    ("a (star:1.3) and ((moon)), [stamp]", "stamp, moon, star", "stamp, moon, star"),
+    ("by (Van Gogh:1.2) style", "van gogh style:2", "van gogh style"),
+    ("star\n\nfish", "star fish", "star fish"),
+    ("artist \\(style\\)", "artist \\(style\\)", "artist \\(style\\)"),
+    ("salt, pepper", "salt\\, pepper", "salt, pepper"),
+    ("C# code", "C\\#", "C#"),
+    ("ein Stück Käse", "KÄSE", "KÄSE"),
+    ("a star", "(star:1.2):0.5", "(star:1.2)"),
+]
+NOT_NAMED = [
+    ("a starfish and a superstar", "star"),
+    ("<lora:star:0.8> a wizard", "star"),
+    ("a star", "# star"),
+    ("a star", "star:0"),
+    ("a wizard", "star"),
+    ("a wizard", "()"),
+    ("", "star"),
+]
+
+
+@BOTH_TABS
+def test_the_prompt_names_a_concept(open_page, tab):
+    accordion = open_page(tab)
+    for prompt, concepts, named in NAMED:
+        accordion.prompt(prompt)
+        accordion.type(concepts)
+        accordion.wait_for("named", f"The prompt names: {named}")
+        accordion.prompt("a wizard")
+        accordion.wait_for("named", "")
+
+
+def test_what_is_not_a_word_of_the_prompt_is_not_named(open_page):
+    accordion = open_page()
+    for prompt, concepts in NOT_NAMED:
+        # Named before, so that waiting for nothing is waiting for a change.
+        accordion.prompt("a stamp")
+        accordion.type("stamp")
+        accordion.wait_for("named", "The prompt names: stamp")
+        accordion.prompt(prompt)
+        accordion.type(concepts)
+        accordion.wait_for("named", "")
+
+
+def test_nothing_is_named_while_nothing_is_erased(open_page):
+    accordion = open_page()
+    accordion.prompt("a star")
+    accordion.type("star")
+    accordion.wait_for("named", "The prompt names: star")
+    accordion.page.click(f"{accordion.name}-visible-checkbox")
+    accordion.wait_for("named", "")
+
+
+PIECES = [*"ab,:#\\()[]\n\r\t 12.", "\x0b", "\x1c", "\x1f", "\x85", "\u2028", "\u3000", "\ufeff", "star"]
+
+
+@pytest.fixture(scope="module")
+def parsed_in_the_browser(browser):
+    page = browser.new_page()
+    page.evaluate("() => { window.onUiLoaded = window.onAfterUiUpdate = () => {}; }")
+    page.add_script_tag(path=ROOT / "javascript" / "eiup-concepts.js")
+    yield lambda text: page.evaluate("text => eiup.parseConcepts(text)", text)
+    page.close()
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+def test_the_page_reads_concepts_as_the_server_does(parsed_in_the_browser, text):
+    try:
+        expected = [{"text": c.text, "weight": c.weight} for c in parse_concepts(text)]
+    except RequestError:
+        return
+    assert parsed_in_the_browser(text) == expected
+
+
+# ---- header and language --------------------------------------------------------------------------------
+
+
+@BOTH_TABS
+def test_the_header_says_how_many_concepts_are_erased(open_page, tab):
+    accordion = open_page(tab)
+    header = "enabled > .label-wrap > span:first-child"
+    for concepts, count in (("star, moon\nstar", ": 2 concepts"), ("#", ""), ("star", ": 1 concept")):
+        accordion.type(concepts)
+        accordion.wait_for(header, f"EIUP{count}")
+    accordion.page.click(f"{accordion.name}-visible-checkbox")
+    accordion.wait_for(header, "EIUP")
+
+
+def test_every_text_of_the_accordion_can_be_translated(open_page):
+    shown = open_page().all_texts
+    # The webui's own arrow of an accordion; names and numbers have no translation.
+    known = texts.shown() | {"EIUP", "\u25bc", *MODES}
+    assert [text for text in shown if text not in known and not re.fullmatch(r"[\d.]+", text)] == []
+    assert len(set(shown) & texts.shown()) > 10
+
+
+@BOTH_TABS
+def test_the_accordion_is_german_where_the_webui_is(in_german, open_page, tab):
+    accordion = open_page(tab)
+    accordion.wait_for("strength label span", "Stärke")
+    assert in_german["Concepts to erase"] == "Zu löschende Konzepte"
+    assert "Zu löschende Konzepte" in accordion.all_texts
+    assert [text for text in accordion.all_texts if text in in_german] == []
+    accordion.type("star, moon")
+    accordion.prompt("a star")
+    accordion.wait_for("named", "Der Prompt nennt: star")
+    accordion.wait_for("enabled > .label-wrap > span:first-child", "EIUP: 2 Konzepte")
+
+
+def test_what_the_server_writes_into_the_page_is_german_too(in_german, open_page):
+    accordion = open_page()
+    accordion.page.click(f"{accordion.item('feedback_panel')} > .label-wrap")
+    accordion.page.click(accordion.item("reset_feedback"))
+    accordion.page.wait_for_selector(f"{accordion.item('learnt')} >> text=Bei diesem Checkpoint:")
+    assert in_german[texts.NOTHING_LEARNT] in accordion.page.inner_text(accordion.item("learnt"))
