@@ -16,6 +16,7 @@ from modules.ui_components import InputAccordion
 from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
+from . import result_panel
 from .generation import current_checkpoint, feedback_store
 
 
@@ -46,6 +47,7 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             maps = _checkbox("maps", elem_id)
             compare = _checkbox("compare", elem_id)
         use_feedback = _feedback(concepts, elem_id)
+        result_panel.build(elem_id)
     return [enabled, concepts, strength, start, end, mode, preserve, use_feedback, maps, compare]
 
 
@@ -127,6 +129,7 @@ def settings() -> None:
     options = {
         "eiup_journal": (True, "Keep a journal of what was suppressed, image by image"),
         "eiup_journal_prompts": (False, "Record prompts in the journal"),
+        "eiup_save_maps": (False, "Save heat maps beside images"),
     }
     for name, (default, label) in options.items():
         shared.opts.add_option(name, shared.OptionInfo(default, label, section=section))
