@@ -15,12 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .overlay import LARGEST, LEVELS, map_values
 from .places import map_size
 from .probes import WATCHED_AT
-
-# Of the longer side of a map that is written down, and in how many levels.
-_LARGEST = 16
-_LEVELS = 15
 
 
 def mapped_layer(layers: Mapping[str, nn.Module]) -> nn.Module:
@@ -67,11 +64,11 @@ class FormingMaps:
 def encode_map(values: Tensor) -> str:
     """``values [H, W]`` as text: ``WxH:`` and base64 of four bits a position, row by row, of at most 16 by 16
     positions. 0 is the median and less, 15 the largest value."""
-    shrink = max(1.0, max(values.shape) / _LARGEST)
+    shrink = max(1.0, max(values.shape) / LARGEST)
     height, width = (max(1, round(side / shrink)) for side in values.shape)
     values = F.adaptive_avg_pool2d(values[None], (height, width))[0]
     low, high = values.median(), values.amax()
-    levels = ((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).mul(_LEVELS).round()
+    levels = ((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).mul(LEVELS).round()
     nibbles = levels.flatten().int().tolist()
     nibbles += [0] * (len(nibbles) % 2)
     packed = bytes(a << 4 | b for a, b in zip(nibbles[::2], nibbles[1::2]))
@@ -80,9 +77,4 @@ def encode_map(values: Tensor) -> str:
 
 def decode_map(text: str) -> Tensor:
     """What :func:`encode_map` wrote, ``[H, W]`` in 0..1. Raises ``ValueError`` for anything else."""
-    size, _, packed = text.partition(":")
-    width, height = (int(side) for side in size.split("x"))
-    levels = [level for byte in base64.b64decode(packed, validate=True) for level in (byte >> 4, byte & 15)]
-    if not (0 < width <= _LARGEST and 0 < height <= _LARGEST and 0 <= len(levels) - width * height <= 1):
-        raise ValueError(f"a map of {size} positions has {len(levels)} levels")
-    return torch.tensor(levels[: width * height], dtype=torch.float32).reshape(height, width) / _LEVELS
+    return torch.from_numpy(map_values(text))

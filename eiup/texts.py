@@ -18,6 +18,7 @@ ON_THIS_CHECKPOINT = "On this checkpoint:"
 NOTHING_LEARNT = "nothing learnt; every concept has its own weight"
 KEEP_JOURNAL = "Keep a journal of what was suppressed, image by image"
 RECORD_PROMPTS = "Record prompts in the journal"
+SAVE_MAPS = "Save heat maps beside images"
 KEEP_DAYS = "Delete files of the journal after this many days (0: never)"
 MEGABYTES_A_FILE = "Begin a new file when a day's has this many MB (0: never)"
 _OWN = tuple(text for name, text in globals().items() if name.isupper() and isinstance(text, str))

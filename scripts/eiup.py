@@ -1,7 +1,7 @@
 """EIUP in the webui: erases concepts while images are generated."""
 
 from eiup.request import INFOTEXT_KEY
-from eiup.webui import journal_page, page, routes, xyz
+from eiup.webui import compare, heat_maps, journal_page, page, routes, xyz
 from eiup.webui.generation import Generation
 from eiup.webui.sampling import SamplingPass
 from modules import script_callbacks, scripts
@@ -30,11 +30,14 @@ class EiupScript(scripts.Script):
         Generation.of(p, args).record_batch(p)
 
     def postprocess(self, p, processed, *args):
-        Generation.of(p, args).end(p)
+        generation = Generation.of(p, args)
+        generation.end(p)
+        compare.after_job(generation, p, processed, self)
 
 
 script_callbacks.on_cfg_denoiser(SamplingPass.on_denoiser)
 script_callbacks.on_cfg_after_cfg(SamplingPass.on_denoised)
+script_callbacks.on_image_saved(heat_maps.save_beside)
 script_callbacks.on_ui_settings(page.settings)
 script_callbacks.on_before_ui(xyz.add_axes)
 script_callbacks.on_ui_tabs(journal_page.tab)

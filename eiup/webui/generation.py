@@ -26,7 +26,8 @@ class Generation:
     """What EIUP does in one generation.
 
     A request with an error in it is kept as that error, which is raised when sampling starts: the webui
-    swallows whatever a script method raises, and would generate without erasure.
+    swallows whatever a script method raises, and would generate without erasure. ``unfinished`` are the
+    numbers of the batches that were stopped or skipped while they were sampled.
     """
 
     def __init__(self, p: Any, args: Sequence[Any]):
@@ -39,6 +40,7 @@ class Generation:
         except Exception as error:
             self.error = error
         self.records: dict[int, dict[str, Any]] = {}
+        self.unfinished: set[int] = set()
         if self.request.active:
             p.extra_generation_params[INFOTEXT_KEY] = self._infotext
         else:
@@ -61,6 +63,8 @@ class Generation:
         It belongs to this generation, so nothing of the wrapping outlives it. img2img uses one sampler
         for all its batches; it is wrapped once.
         """
+        # Those of the last batch do not belong to what the webui saves before this one's are made.
+        self.records.clear()
         if self.error is None and not self.request.active:
             return
         sampler = p.sampler
@@ -95,6 +99,8 @@ class Generation:
 
     def record_batch(self, p: Any) -> None:
         """Make the records of the images of the batch that has been sampled, and write the journal."""
+        if shared.state.interrupted or shared.state.skipped:
+            self.unfinished.add(p.iteration)
         passes, self.passes = self.passes, []
         self.records.clear()
         prompts = p.prompts if shared.opts.data.get("eiup_journal_prompts") else [None] * len(p.seeds)

@@ -17,7 +17,7 @@ from .. import texts
 from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
-from . import preset_controls
+from . import preset_controls, result_panel
 from .generation import current_checkpoint, feedback_store, preset_store
 from .token_counter import token_counter
 
@@ -52,6 +52,7 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             maps = _checkbox("maps", elem_id)
             compare = _checkbox("compare", elem_id)
         use_feedback = _feedback(concepts, elem_id)
+        result_panel.build(elem_id)
     return [enabled, concepts, strength, start, end, mode, preserve, use_feedback, maps, compare]
 
 
@@ -135,6 +136,7 @@ def settings() -> None:
         "eiup_journal_prompts": (False, texts.RECORD_PROMPTS),
         "eiup_journal_days": (0, texts.KEEP_DAYS),
         "eiup_journal_megabytes": (100, texts.MEGABYTES_A_FILE),
+        "eiup_save_maps": (False, texts.SAVE_MAPS),
     }
     for name, (default, label) in options.items():
         shared.opts.add_option(name, shared.OptionInfo(default, label, section=section))

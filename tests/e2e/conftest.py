@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,15 @@ from tests.e2e.support import scene, second_checkpoint
 
 
 @pytest.fixture(scope="session")
-def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def webui_folder(is_stand_in: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stand-in host keeps its files; a test that looks at them is skipped on a real webui."""
+    if not is_stand_in:
+        pytest.skip("the files of this webui are not known")
+    return tmp_path_factory.mktemp("webui")
+
+
+@pytest.fixture(scope="session")
+def webui(request: pytest.FixtureRequest) -> Iterator[Client]:
     """A client of the webui at ``--webui-url``, or of a stand-in host with two checkpoints."""
     url = request.config.getoption("--webui-url")
     if url:
@@ -22,7 +31,7 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         client.close()
         return
     checkpoint = request.getfixturevalue("webui_ckpt")
-    folder = tmp_path_factory.mktemp("webui")
+    folder = request.getfixturevalue("webui_folder")
     second_checkpoint(checkpoint, folder / "checkpoints")
     host = StandIn(folder / "data", folder / "webui.log", checkpoint=checkpoint)
     host.command += ["--ckpt-dir", str(folder / "checkpoints")]

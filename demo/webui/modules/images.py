@@ -7,7 +7,7 @@ import math
 import os
 import threading
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFont, PngImagePlugin
 
 from modules import script_callbacks
 from modules.shared import opts
@@ -21,6 +21,11 @@ def read(fp, **kwargs) -> Image.Image:
     image = Image.open(fp, **kwargs)
     image.load()
     return image
+
+
+def get_font(fontsize: int) -> ImageFont.FreeTypeFont:
+    """The font for text in images."""
+    return ImageFont.load_default(fontsize)
 
 
 def fix_image(image: Image.Image | None) -> Image.Image | None:
