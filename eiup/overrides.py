@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from .concepts import Concept, parse_concepts
+from .concepts import Concept, Resolver, expand, no_presets, parse_concepts
 from .errors import RequestError
-from .request import FIELD, ErasureRequest
+from .request import FIELDS, ErasureRequest, concept_entries
 
 CONCEPT_WEIGHT = "weight of a concept"
-AXIS_LABELS = {name: f"[EIUP] {name.capitalize()}" for name in (*FIELD, CONCEPT_WEIGHT)}
+# Those on which an image depends.
+PLOTTED = tuple(field for field in FIELDS if field.name not in ("maps", "compare"))
+AXIS_LABELS = {
+    name: f"[EIUP] {name.capitalize()}" for name in (*(field.name for field in PLOTTED), CONCEPT_WEIGHT)
+}
 """The plot's axis for each name that :func:`apply_overrides` takes."""
 
 
@@ -23,13 +27,23 @@ def parse_concept_weight(text: str) -> Concept:
     return concepts[0]
 
 
-def apply_overrides(request: ErasureRequest, overrides: Iterable[tuple[str, Any]]) -> ErasureRequest:
+def read_concepts(value: Any, resolve: Resolver = no_presets) -> list[Concept]:
+    """Concepts, presets replaced by theirs. Raises :class:`RequestError`."""
+    return expand(concept_entries(value), resolve=resolve)
+
+
+def apply_overrides(
+    request: ErasureRequest, overrides: Iterable[tuple[str, Any]], resolve: Resolver = no_presets
+) -> ErasureRequest:
     """``request`` with other values: pairs of a field's name, or :data:`CONCEPT_WEIGHT`, and a value.
 
     Whatever their order, concepts come before their weights. Raises :class:`RequestError`.
     """
     overrides = list(overrides)
-    request = replace(request, **{name: value for name, value in overrides if name != CONCEPT_WEIGHT})
+    values = {name: value for name, value in overrides if name != CONCEPT_WEIGHT}
+    if "concepts" in values:
+        values["concepts"] = read_concepts(values["concepts"], resolve)
+    request = replace(request, **values)
     for name, value in overrides:
         if name == CONCEPT_WEIGHT:
             request = _weigh(request, value)

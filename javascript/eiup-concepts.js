@@ -18,7 +18,7 @@ window.eiup = Object.assign(window.eiup || {}, (function() {
                 const weighted = squeezed.match(/^(.*)(?<!\\):([^:()[\]]*)$/);
                 const written = weighted ? weighted[1] : squeezed;
                 const preset = written.startsWith("@");
-                const plain = squeeze(preset ? written : written.replace(/\\([,:#@])/g, "$1"));
+                const plain = preset ? `@${squeeze(written.slice(1))}` : squeeze(written.replace(/\\([,:#@])/g, "$1"));
                 const weight = weighted ? Number(weighted[2]) : 1;
                 const key = `${preset} ${plain}`;
                 if (plain && !entries.has(key)) entries.set(key, {text: plain, weight, preset});

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from modules import paths, shared
+from modules import shared
 
-from ..concepts import is_number_within
-from ..feedback import Feedback
-from ..journal import Journal, PassEvidence, image_record, result_of
+from ..journal import PassEvidence, image_record, result_of
 from ..overrides import apply_overrides
-from ..presets import Presets
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .sampling import SamplingPass
+from .stores import current_checkpoint, current_journal, feedback_store, preset_store
 from .xyz import overrides_of
 
 _ATTRIBUTE = "eiup_generation"
@@ -35,8 +32,9 @@ class Generation:
         self.request = ErasureRequest()
         self.passes: list[SamplingPass] = []
         try:
-            request = ErasureRequest.from_args(args, preset_store().resolver())
-            self.request = _with_feedback(apply_overrides(request, overrides_of(p)))
+            resolve = preset_store().resolver()
+            request = ErasureRequest.from_args(args, resolve)
+            self.request = _with_feedback(apply_overrides(request, overrides_of(p), resolve))
         except Exception as error:
             self.error = error
         self.records: dict[int, dict[str, Any]] = {}
@@ -132,41 +130,3 @@ def _with_feedback(request: ErasureRequest) -> ErasureRequest:
         return request
     concepts = feedback_store().weighted(request.concepts, current_checkpoint())
     return request if concepts == request.concepts else replace(request, concepts=concepts, feedback=False)
-
-
-def current_checkpoint() -> str:
-    """The short hash of the loaded checkpoint, under which feedback on it is kept."""
-    return shared.sd_model.sd_model_hash or ""
-
-
-def feedback_store() -> Feedback:
-    return Feedback(Path(paths.data_path) / "eiup" / "feedback.json")
-
-
-def preset_store() -> Presets:
-    """The shipped presets, and the user's own in the webui's data folder."""
-    return Presets(Path(paths.data_path) / "eiup" / "presets")
-
-
-def journal_folder() -> Path:
-    """Where the journal is: ``--eiup-journal-dir``, or ``log/eiup`` in the webui's data folder."""
-    chosen = getattr(shared.cmd_opts, "eiup_journal_dir", None)
-    return Path(chosen) if chosen else Path(paths.data_path) / "log" / "eiup"
-
-
-def current_journal() -> Journal:
-    """The journal as the settings want it."""
-    days, megabytes = (_limit(f"eiup_journal_{name}") for name in ("days", "megabytes"))
-    return _open_journal(journal_folder(), days, megabytes * 1e6)
-
-
-def _limit(setting: str) -> float:
-    """A setting's value; 0, no limit, where it is no number of 0 and more."""
-    value = shared.opts.data.get(setting)
-    return value if is_number_within(value, 0, float("inf")) else 0
-
-
-@lru_cache(maxsize=1)
-def _open_journal(folder: Path, days: float, max_bytes: float) -> Journal:
-    """One and the same as long as the settings are, since it remembers when it last deleted old files."""
-    return Journal(folder, days, max_bytes)

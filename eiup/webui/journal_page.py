@@ -16,7 +16,7 @@ import gradio as gr
 from ..errors import RequestError
 from ..journal_csv import csv_chunks
 from ..journal_query import Cursor, JournalFilter, Page, find_page, newest_first, objects
-from .generation import journal_folder
+from .stores import journal_folder
 
 TITLE = "EIUP journal"
 FROM = "From (UTC)"

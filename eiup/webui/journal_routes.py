@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from ..errors import RequestError
 from ..journal_csv import csv_chunks
 from ..journal_query import FILTERS, MAX_LIMIT, Cursor, JournalFilter, find_page, newest_first, parse_limit
-from .generation import journal_folder
+from .stores import journal_folder
 
 DEFAULT_LIMIT = 100
 _PAGING = {

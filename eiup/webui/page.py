@@ -18,7 +18,7 @@ from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
 from . import preset_controls, result_panel
-from .generation import current_checkpoint, feedback_store, preset_store
+from .stores import current_checkpoint, feedback_store, preset_store
 from .token_counter import token_counter
 
 

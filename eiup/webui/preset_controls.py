@@ -13,7 +13,7 @@ import gradio as gr
 from ..concepts import PresetReference, parse_entries
 from ..errors import RequestError
 from ..presets import NAMES, SUFFIX, Preset, read_text
-from .generation import preset_store
+from .stores import preset_store
 
 
 def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:

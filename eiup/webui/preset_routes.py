@@ -12,7 +12,7 @@ from pydantic import BaseModel, StrictStr
 from ..errors import RequestError
 from ..presets import NAMES, ShippedPresetError, UnknownPresetError
 from ..request import concept_entries
-from .generation import preset_store
+from .stores import preset_store
 
 PATH = "/eiup/v1/presets"
 

@@ -13,7 +13,7 @@ from modules import shared
 
 from ..errors import EiupError, RequestError
 from . import journal_routes, preset_routes
-from .generation import current_checkpoint, feedback_store
+from .stores import current_checkpoint, feedback_store
 
 
 class FeedbackFlag(BaseModel):

@@ -12,7 +12,7 @@ from modules import sd_models
 from ..concepts import Concept, parse_concepts
 from ..errors import EiupError
 from .encoding import CHUNK_TOKENS, conditioner_of, count_tokens
-from .generation import preset_store
+from .stores import preset_store
 
 _SHOWN_CHARACTERS = 40
 

@@ -10,8 +10,9 @@ from typing import Any
 from modules import scripts
 
 from ..errors import RequestError
-from ..overrides import AXIS_LABELS, CONCEPT_WEIGHT, parse_concept_weight
-from ..request import FIELDS, Field
+from ..overrides import AXIS_LABELS, CONCEPT_WEIGHT, PLOTTED, parse_concept_weight, read_concepts
+from ..request import Field
+from .stores import preset_store
 
 _SCRIPT = "xyz_grid.py"
 _ATTRIBUTE = "eiup_overrides"
@@ -36,15 +37,21 @@ def overrides_of(p: Any) -> Sequence[tuple[str, Any]]:
 def _axes(plot: ModuleType) -> list[Any]:
     options = [
         plot.AxisOption(
-            AXIS_LABELS[field.name], _type_of(field), _apply(field.name), confirm=_confirm(field.check),
+            AXIS_LABELS[field.name], _type_of(field), _apply(field.name), confirm=_confirm(_check_of(field)),
             choices=_choices_of(field),
         )
-        for field in FIELDS
+        for field in PLOTTED
     ]  # fmt: skip
     weight = plot.AxisOption(
         AXIS_LABELS[CONCEPT_WEIGHT], str, _apply(CONCEPT_WEIGHT), confirm=_confirm(parse_concept_weight)
     )
     return [*options, weight]
+
+
+def _check_of(field: Field) -> Callable[[Any], Any]:
+    if field.kind is list:
+        return lambda text: read_concepts(text, preset_store().resolver())
+    return field.check
 
 
 def _type_of(field: Field) -> Callable[[Any], Any]:

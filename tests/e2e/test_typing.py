@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eiup import texts
-from eiup.concepts import parse_concepts
+from eiup.concepts import PresetReference, expand, parse_entries
 from eiup.errors import RequestError
 from eiup.request import MODES
 from tests.e2e.test_page import OPENED_WITHIN
@@ -216,7 +216,7 @@ def test_nothing_is_named_while_nothing_is_erased(open_page):
     accordion.wait_for("named", "")
 
 
-PIECES = [*"ab,:#\\()[]\n\r\t 12.", "\x0b", "\x1c", "\x1f", "\x85", "\u2028", "\u3000", "\ufeff", "star"]
+PIECES = [*"ab,:#@\\()[]\n\r\t 12.", "\x0b", "\x1c", "\x1f", "\x85", "\u2028", "\u3000", "\ufeff", "star"]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def parsed_in_the_browser(browser):
     page = browser.new_page()
     page.evaluate("() => { window.onUiLoaded = window.onAfterUiUpdate = () => {}; }")
     page.add_script_tag(path=ROOT / "javascript" / "eiup-concepts.js")
-    yield lambda text: page.evaluate("text => eiup.parseConcepts(text)", text)
+    yield lambda text: page.evaluate("text => eiup.parseEntries(text)", text)
     page.close()
 
 
@@ -232,10 +232,16 @@ def parsed_in_the_browser(browser):
 @given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 def test_the_page_reads_concepts_as_the_server_does(parsed_in_the_browser, text):
     try:
-        expected = [{"text": c.text, "weight": c.weight} for c in parse_concepts(text)]
+        entries = parse_entries(text)
+        expand(entries, resolve=lambda *_: ())
     except RequestError:
         return
-    assert parsed_in_the_browser(text) == expected
+    expected = {}
+    for entry in entries:
+        preset = isinstance(entry, PresetReference)
+        shown = f"@{entry.name}" if preset else entry.text
+        expected.setdefault((preset, shown), {"text": shown, "weight": entry.weight, "preset": preset})
+    assert parsed_in_the_browser(text) == list(expected.values())
 
 
 # ---- header and language --------------------------------------------------------------------------------
