@@ -5,7 +5,7 @@ const eiupPanel = (function() {
         showWhere: "Show where",
         showWhereHelp: "Draws over the image where the concepts were forming.",
         whichHelp: "The concept that is shown over the image.",
-        all: "all that was suppressed",
+        all: "all suppressed",
         compare: "Compare",
         compareHelp: "Makes this image once more without erasure, to compare the two.",
         comparing: "Making the image without erasure",

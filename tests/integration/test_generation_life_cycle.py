@@ -96,6 +96,25 @@ def test_an_exception_in_the_second_pass_of_hires_fix(host, references):
     check_that_nothing_is_left(host, references)
 
 
+def test_an_exception_in_an_image_to_compare_with(host, references):
+    payload = scene(**erasing("star", mode="constant", compare=True))
+    answer = host.txt2img(**ordered(payload, raise_unerased=True))
+    assert len(answer.images) == len(answer.infotexts) == 1
+    assert same(answer.images[0], references[1])
+    reported = answer.info["extra_generation_params"]["EIUP compare"]
+    assert "the probe's error in an image without erasure" in reported
+    check_that_nothing_is_left(host, references)
+
+
+@pytest.mark.parametrize("command", ["interrupt", "skip"])
+def test_an_image_that_was_stopped_is_not_compared(host, references, command):
+    payload = scene(**erasing("star", mode="constant", compare=True))
+    answer = host.txt2img(**ordered(payload, stop_in_call=command))
+    assert len(answer.images) == 1
+    assert "stopped" in answer.info["extra_generation_params"]["EIUP compare"]
+    check_that_nothing_is_left(host, references)
+
+
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
 def test_a_generation_that_is_stopped(host, references, command):
     answer = host.txt2img(**ordered(scene(**ERASURE), stop_in_call=command))

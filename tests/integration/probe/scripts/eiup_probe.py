@@ -5,6 +5,7 @@ Orders are the one argument of its script, an object:
     prompts         a prompt for each image of the batch
     watch           note for each U-Net call which rows EIUP changed
     raise_in_call   raise inside of this U-Net call (from 1 on)
+    raise_unerased  raise inside of U-Net calls while EIUP erases nothing
     stop_in_call    "interrupt" or "skip" in the second denoiser call
     clone           hand the denoiser a copy of the latents
     fail_callback   raise in the denoiser's callback, which the webui swallows
@@ -61,6 +62,8 @@ class Probe:
         unet = shared.sd_model.model.diffusion_model
         if self.orders.get("raise_in_call"):
             self.hook(unet.out.register_forward_pre_hook(self._raise))
+        if self.orders.get("raise_unerased"):
+            self.hook(unet.out.register_forward_pre_hook(self._raise_unerased))
         if self.orders.get("hide_attention"):
             blocks = [module for module in unet.modules() if "attn2" in module._modules]
             for block in blocks:
@@ -88,6 +91,10 @@ class Probe:
         self.unet_calls += 1
         if self.unet_calls == self.orders["raise_in_call"]:
             raise RuntimeError("the probe's error in the middle of sampling")
+
+    def _raise_unerased(self, module, args):
+        if not self.state()["running"]:
+            raise RuntimeError("the probe's error in an image without erasure")
 
     # ---- which rows are changed: the heads' output before and after EIUP's hook
 
