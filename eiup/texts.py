@@ -1,6 +1,7 @@
 """The texts that the page shows, in English.
 
-Those of the fields are in ``request.py``, and those that JavaScript writes are there. The folder
+Those of the fields are in ``request.py``, and those that JavaScript writes are there, in calls of
+``eiup.translate``. The folder
 ``localizations`` holds their translations: the webui replaces whatever is shown and equals one of its keys,
 so that a text that is to be translated stands in an element of its own.
 """
@@ -16,11 +17,61 @@ SPOILT = "The image was spoilt"
 FORGET = "Forget all of this checkpoint"
 ON_THIS_CHECKPOINT = "On this checkpoint:"
 NOTHING_LEARNT = "nothing learnt; every concept has its own weight"
+
+PRESET = "Preset"
+PRESETS = "Presets"
+ADD_PRESET = "Add preset"
+NAME = "Name"
+DESCRIBED = "Comments at the beginning are the description."
+SAVE_PRESET = "Save the concepts as a preset"
+DELETE_PRESET = "Delete the chosen preset"
+REFRESH_PRESETS = "Refresh presets"
+DOWNLOAD_PRESET = "The chosen preset's file"
+UPLOAD_PRESET = "Add a preset's file"
+SAVED = "Saved."
+ADDED = "Added."
+DELETED = "Deleted:"
+SHIPPED_AGAIN = "Deleted; the shipped preset of this name counts again."
+SHIPPED = "shipped"
+YOUR_OWN = "your own"
+
+NOT_ALL_COMPARED = "EIUP: not every image was made without erasure to compare:"
+STOPPED = "the generation was stopped"
+CHOSEN_SCRIPT = "a script that was chosen from the list works with the images itself"
+UPSCALED = "the first pass of an upscaled image is the erased image"
+NOT_MADE = "The image without erasure was not made: stopped."
+
+JOURNAL = "EIUP journal"
+FROM = "From (UTC)"
+TO = "To (UTC)"
+MINIMUM_PRESENCE = "Minimum presence"
+CHECKPOINT_HASH = "Checkpoint (short hash)"
+SHOW = "Show"
+NEWER = "Newer"
+OLDER = "Older"
+EXPORT = "Export CSV"
+EXPORTED = "The journal as CSV"
+NO_IMAGES = "The journal has no such images."
+TIME = "Time (UTC)"
+SEED = "Seed"
+CHECKPOINT = "Checkpoint"
+PROMPT = "Prompt"
+CONCEPT = "Concept"
+WEIGHT = "Weight"
+PRESENCE = "Presence"
+GATE = "Gate"
+SHARE = "Share"
+SEEN = "Seen"
+BEGUN_ANEW = "Begun anew"
+YES = "yes"
+NO = "no"
+
 KEEP_JOURNAL = "Keep a journal of what was suppressed, image by image"
 RECORD_PROMPTS = "Record prompts in the journal"
 SAVE_MAPS = "Save heat maps beside images"
 KEEP_DAYS = "Delete files of the journal after this many days (0: never)"
 MEGABYTES_A_FILE = "Begin a new file when a day's has this many MB (0: never)"
+
 _OWN = tuple(text for name, text in globals().items() if name.isupper() and isinstance(text, str))
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from modules import errors, processing, shared
 
+from .. import texts
 from ..errors import RequestError
 from ..request import INFOTEXT_KEY
 from .generation import Generation
@@ -69,7 +70,7 @@ def after_job(generation: Generation, p: Any, processed: Any, script: Any) -> No
     if not generation.request.compare:
         return
     if obstacle is None and (shared.state.interrupted or shared.state.stopping_generation):
-        obstacle = "the generation was stopped"
+        obstacle = texts.STOPPED
     if obstacle is None:
         try:
             obstacle = _append_unerased(generation, p, processed, _without_erasure(p, script))
@@ -77,16 +78,16 @@ def after_job(generation: Generation, p: Any, processed: Any, script: Any) -> No
             errors.report("EIUP: the images without erasure could not be made", exc_info=True)
             obstacle = f"{type(error).__name__}: {error}"
     if obstacle is not None:
-        processed.comments += f"EIUP: not every image was made without erasure to compare: {obstacle}\n"
+        processed.comments += f"{texts.NOT_ALL_COMPARED}\n{obstacle}\n"
         processed.extra_generation_params = {**processed.extra_generation_params, COMPARE_KEY: obstacle}
 
 
 def _obstacle(p: Any) -> str | None:
     """Why a job cannot be made once more; None where it can."""
     if p.script_args and p.script_args[0]:
-        return "a script that was chosen from the list works with the images itself"
+        return texts.CHOSEN_SCRIPT
     if getattr(p, "firstpass_image", None) is not None:
-        return "the first pass of an upscaled image is the erased image"
+        return texts.UPSCALED
     return None
 
 
@@ -131,8 +132,8 @@ def _append_unerased(generation: Generation, p: Any, processed: Any, twin: Any) 
     stopped = generation.unfinished | Generation.of(twin, ()).unfinished
     complete = [n for n in range(min(len(erased), len(unerased))) if n // p.batch_size not in stopped]
     # Masks, and what other extensions append, have no infotexts.
-    texts = [entry for _, text in erased for entry in (text, *[""] * (_images_each(p) - 1))]
-    processed.infotexts[processed.index_of_first_image :] = texts
+    infotexts = [entry for _, text in erased for entry in (text, *[""] * (_images_each(p) - 1))]
+    processed.infotexts[processed.index_of_first_image :] = infotexts
     processed.infotexts += [""] * (len(processed.images) - len(processed.infotexts))
     for number in complete:
         image, infotext = unerased[number]
@@ -144,7 +145,7 @@ def _append_unerased(generation: Generation, p: Any, processed: Any, twin: Any) 
     for name in ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds"):
         of_images = getattr(processed, name)
         setattr(processed, name, [*of_images, *(of_images[number] for number in complete)])
-    return None if len(complete) == len(erased) else "the generation was stopped"
+    return None if len(complete) == len(erased) else texts.STOPPED
 
 
 def _images_each(p: Any) -> int:
@@ -176,7 +177,7 @@ def make_unerased(tab: str, _task: str, infotext: str) -> tuple[str, str]:
     with closing(_single(job, number)) as twin:
         pictures = _pictures(twin, _run(twin))
     if not pictures or shared.state.interrupted or shared.state.skipped:
-        return "", "The image without erasure was not made: stopped."
+        return "", texts.NOT_MADE
     data = io.BytesIO()
     pictures[0][0].save(data, format="PNG")
     url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

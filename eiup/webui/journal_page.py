@@ -13,43 +13,30 @@ from typing import Any
 
 import gradio as gr
 
+from .. import texts
 from ..errors import RequestError
 from ..journal_csv import csv_chunks
 from ..journal_query import Cursor, JournalFilter, Page, find_page, newest_first, objects
+from ..request import FIELD
 from .stores import journal_folder
 
-TITLE = "EIUP journal"
-FROM = "From (UTC)"
-TO = "To (UTC)"
-CONCEPT = "Concept"
-PRESENCE = "Minimum presence"
-CHECKPOINT = "Checkpoint (short hash)"
-SHOW = "Show"
-NEWER = "Newer"
-OLDER = "Older"
-EXPORT = "Export CSV"
-EXPORTED = "The journal as CSV"
-NOTHING = "The journal has no such images."
-PROMPT = "Prompt"
 # The table's columns: fields of a record, and of each of its concepts.
 IMAGE_COLUMNS = {
-    "time": "Time (UTC)",
-    "seed": "Seed",
-    "checkpoint": "Checkpoint",
-    "mode": "Mode",
-    "strength": "Strength",
+    "time": texts.TIME,
+    "seed": texts.SEED,
+    "checkpoint": texts.CHECKPOINT,
+    "mode": FIELD["mode"].label,
+    "strength": FIELD["strength"].label,
 }
 CONCEPT_COLUMNS = {
-    "concept": "Concept",
-    "weight": "Weight",
-    "presence": "Presence",
-    "gate": "Gate",
-    "share": "Share",
-    "seen": "Seen",
-    "begun_anew": "Begun anew",
+    "concept": texts.CONCEPT,
+    "weight": texts.WEIGHT,
+    "presence": texts.PRESENCE,
+    "gate": texts.GATE,
+    "share": texts.SHARE,
+    "seen": texts.SEEN,
+    "begun_anew": texts.BEGUN_ANEW,
 }
-YES = "yes"
-NO = "no"
 IMAGES_A_PAGE = 50
 EXPORT_KEPT_SECONDS = 3600
 # The first cell of a row would have none at its left.
@@ -76,18 +63,18 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
     with gr.Blocks(analytics_enabled=False) as interface:
         with gr.Row():
             filters = [
-                gr.Textbox(label=FROM, placeholder="2026-11-25", elem_id="eiup_journal_after"),
-                gr.Textbox(label=TO, placeholder="2026-11-25T10:30:00Z", elem_id="eiup_journal_before"),
-                gr.Textbox(label=CONCEPT, elem_id="eiup_journal_concept"),
-                gr.Textbox(label=PRESENCE, placeholder="0.5", elem_id="eiup_journal_presence"),
-                gr.Textbox(label=CHECKPOINT, elem_id="eiup_journal_checkpoint"),
+                gr.Textbox(label=texts.FROM, placeholder="2026-11-25", elem_id="eiup_journal_after"),
+                gr.Textbox(label=texts.TO, placeholder="2026-11-25T10:30:00Z", elem_id="eiup_journal_before"),
+                gr.Textbox(label=texts.CONCEPT, elem_id="eiup_journal_concept"),
+                gr.Textbox(label=texts.MINIMUM_PRESENCE, placeholder="0.5", elem_id="eiup_journal_presence"),
+                gr.Textbox(label=texts.CHECKPOINT_HASH, elem_id="eiup_journal_checkpoint"),
             ]
         with gr.Row():
-            show = gr.Button(SHOW, variant="primary", elem_id="eiup_journal_show")
-            newer = gr.Button(NEWER, interactive=False, elem_id="eiup_journal_newer")
-            older = gr.Button(OLDER, interactive=False, elem_id="eiup_journal_older")
-            export = gr.Button(EXPORT, elem_id="eiup_journal_export")
-        file = gr.File(label=EXPORTED, visible=False, elem_id="eiup_journal_csv")
+            show = gr.Button(texts.SHOW, variant="primary", elem_id="eiup_journal_show")
+            newer = gr.Button(texts.NEWER, interactive=False, elem_id="eiup_journal_newer")
+            older = gr.Button(texts.OLDER, interactive=False, elem_id="eiup_journal_older")
+            export = gr.Button(texts.EXPORT, elem_id="eiup_journal_export")
+        file = gr.File(label=texts.EXPORTED, visible=False, elem_id="eiup_journal_csv")
         table = gr.HTML(elem_id="eiup_journal_table")
         view = gr.State(View())
         shown = [table, view, newer, older]
@@ -104,7 +91,7 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
         older.click(lambda view: _show(view.older()), [view], shown, show_progress=False)
         export.click(export_csv, filters, [file, table])
         interface.load(lambda: _show(View()), [], shown, show_progress=False)
-    return [(interface, TITLE, "eiup_journal")]
+    return [(interface, texts.JOURNAL, "eiup_journal")]
 
 
 def _filters(values: tuple[str, ...]) -> dict[str, str]:
@@ -137,9 +124,9 @@ def _message(error: RequestError) -> str:
 
 def _table(page: Page) -> str:
     if not page.records:
-        return f"<p>{NOTHING}</p>"
+        return f"<p>{texts.NO_IMAGES}</p>"
     prompts = any("prompt" in record for record in page.records)
-    titles = [*IMAGE_COLUMNS.values(), *([PROMPT] if prompts else []), *CONCEPT_COLUMNS.values()]
+    titles = [*IMAGE_COLUMNS.values(), *([texts.PROMPT] if prompts else []), *CONCEPT_COLUMNS.values()]
     header = "".join(f"<th {_PADDED}>{title}</th>" for title in titles)
     rows = "".join(_rows(record, prompts) for record in page.records)
     return (
@@ -166,7 +153,7 @@ def _text(name: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return YES if value else NO
+        return texts.YES if value else texts.NO
     if name == "time":
         return escape(str(value)[:19].replace("T", " "))
     return escape(str(value))

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from .. import texts
 from ..concepts import PresetReference, parse_entries
 from ..errors import RequestError
 from ..presets import NAMES, SUFFIX, Preset, read_text
@@ -19,25 +20,21 @@ from .stores import preset_store
 def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
     """Build the controls beneath ``concepts``. None of them is an argument of the script."""
     with gr.Row():
-        chosen = gr.Dropdown(preset_store().names(), label="Preset", elem_id=elem_id("preset"))
-        add = gr.Button("Add preset", elem_id=elem_id("add_preset"))
-    with gr.Accordion("Presets", open=False, elem_id=elem_id("presets_panel")):
+        chosen = gr.Dropdown(preset_store().names(), label=texts.PRESET, elem_id=elem_id("preset"))
+        add = gr.Button(texts.ADD_PRESET, elem_id=elem_id("add_preset"))
+    with gr.Accordion(texts.PRESETS, open=False, elem_id=elem_id("presets_panel")):
         shown = gr.HTML(elem_id=elem_id("shown_preset"))
-        name = gr.Textbox(
-            label="Name",
-            info="Comments at the beginning are the description.",
-            elem_id=elem_id("preset_name"),
-        )
+        name = gr.Textbox(label=texts.NAME, info=texts.DESCRIBED, elem_id=elem_id("preset_name"))
         with gr.Row():
-            save = gr.Button("Save the concepts as a preset", elem_id=elem_id("save_preset"))
-            delete = gr.Button("Delete the chosen preset", elem_id=elem_id("delete_preset"))
-            refresh = gr.Button("Refresh presets", elem_id=elem_id("refresh_presets"))
+            save = gr.Button(texts.SAVE_PRESET, elem_id=elem_id("save_preset"))
+            delete = gr.Button(texts.DELETE_PRESET, elem_id=elem_id("delete_preset"))
+            refresh = gr.Button(texts.REFRESH_PRESETS, elem_id=elem_id("refresh_presets"))
         with gr.Row():
             download = gr.File(
-                label="The chosen preset's file", interactive=False, elem_id=elem_id("download_preset")
+                label=texts.DOWNLOAD_PRESET, interactive=False, elem_id=elem_id("download_preset")
             )
             upload = gr.File(
-                label="Add a preset's file",
+                label=texts.UPLOAD_PRESET,
                 file_types=[SUFFIX],
                 interactive=True,
                 elem_id=elem_id("upload_preset"),
@@ -92,7 +89,7 @@ def _choose(name: str | None) -> tuple:
 
 def _save(name: str, text: str) -> tuple:
     preset = preset_store().save((name or "").strip(), text)
-    return _panel(preset.name, "Saved.")
+    return _panel(preset.name, texts.SAVED)
 
 
 def _delete(name: str | None) -> tuple:
@@ -101,8 +98,8 @@ def _delete(name: str | None) -> tuple:
     store = preset_store()
     store.delete(name)
     if name in store.names():
-        return _panel(name, "Deleted; the shipped preset of this name counts again.")
-    word = f"<p>Deleted: @{escape(name)}</p>"
+        return _panel(name, texts.SHIPPED_AGAIN)
+    word = f"<p><span>{texts.DELETED}</span> @{escape(name)}</p>"
     return gr.update(choices=store.names(), value=None), word, None
 
 
@@ -117,7 +114,7 @@ def _upload(file: Any, folder: Path) -> tuple:
         raise RequestError("file", path.name, "an uploaded file")
     name = Path(str(file.get("orig_name") or path.name)).stem
     preset = preset_store().save(name, read_text(path))
-    return _panel(preset.name, "Added.")
+    return _panel(preset.name, texts.ADDED)
 
 
 def _error_as_html(error: RequestError) -> str:
@@ -137,5 +134,6 @@ def _as_html(preset: Preset, word: str) -> str:
     except RequestError as error:
         listed = _error_as_html(error)
     description = escape(preset.description).replace("\n", "<br>")
-    origin = "shipped" if preset.shipped else "your own"
-    return f"<p>{word} <b>@{escape(preset.name)}</b> ({origin}) {description}</p><p>{listed}</p>"
+    origin = texts.SHIPPED if preset.shipped else texts.YOUR_OWN
+    named = f"<b>@{escape(preset.name)}</b> (<span>{origin}</span>)"
+    return f"<p><span>{word}</span> {named} {description}</p><p>{listed}</p>"

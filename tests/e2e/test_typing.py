@@ -16,12 +16,16 @@ from eiup.concepts import PresetReference, expand, parse_entries
 from eiup.errors import RequestError
 from eiup.request import MODES
 from tests.e2e.test_page import OPENED_WITHIN
+from tests.e2e.test_panel import PNG_PANEL, infotext_of, result, show_in_png_info, value_of, with_infotext
 
 pytest.importorskip("playwright")
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 ANSWERED_WITHIN = 60_000
+OWN_COMPONENTS = ("script_txt2img_eiup_", "script_img2img_eiup_", "eiup_journal_", "setting_eiup_")
+# Gradio's own, where a file can be uploaded.
+OF_UPLOADS = {"Drop File Here", "-", "or", "Click to Upload"}
 BOTH_TABS = pytest.mark.parametrize("tab", ["txt2img", "img2img"])
 
 
@@ -72,16 +76,25 @@ class Accordion:
 
     @property
     def all_texts(self):
-        """Every text in the accordion, without the spaces around it."""
-        return self.page.evaluate(
-            """selector => {
-                const accordion = document.querySelector(selector), texts = [];
-                const walker = document.createTreeWalker(accordion, NodeFilter.SHOW_TEXT);
-                while (walker.nextNode()) texts.push(walker.currentNode.textContent.trim());
-                return texts.filter(text => text);
-            }""",
-            self.name,
-        )
+        return texts_in(self.page, self.name)
+
+
+def texts_in(page, selector):
+    """Every text in an element, without the spaces around it, and every tooltip."""
+    return page.evaluate(
+        """selector => {
+            const element = document.querySelector(selector);
+            const texts = Array.from(element.querySelectorAll("[title]"), titled => titled.title);
+            const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+            while (walker.nextNode()) texts.push(walker.currentNode.textContent.trim());
+            return texts.filter(text => text);
+        }""",
+        selector,
+    )
+
+
+def untranslated(shown, translations):
+    return [text for text in shown if translations.get(text, text) != text]
 
 
 @pytest.fixture
@@ -261,9 +274,21 @@ def test_the_header_says_how_many_concepts_are_erased(open_page, tab):
 def test_every_text_of_the_accordion_can_be_translated(open_page):
     shown = open_page().all_texts
     # The webui's own arrow of an accordion; names and numbers have no translation.
-    known = texts.shown() | {"EIUP", "\u25bc", *MODES}
+    known = texts.shown() | {"EIUP", "\u25bc", *MODES, *OF_UPLOADS}
     assert [text for text in shown if text not in known and not re.fullmatch(r"[\d.]+", text)] == []
     assert len(set(shown) & texts.shown()) > 10
+
+
+def test_every_label_can_be_translated(webui):
+    shown = set()
+    for component in webui.get("/config").json()["components"]:
+        props = component["props"]
+        if (props.get("elem_id") or "").startswith(OWN_COMPONENTS):
+            shown |= {props.get("label"), props.get("info")}
+            if component["type"] == "button" and props["visible"]:
+                shown.add(props["value"])
+    assert shown - texts.shown() <= {"EIUP", "", None}
+    assert {texts.UPLOAD_PRESET, texts.EXPORTED, texts.SAVE_MAPS, texts.SHOW} <= shown
 
 
 @BOTH_TABS
@@ -272,11 +297,13 @@ def test_the_accordion_is_german_where_the_webui_is(in_german, open_page, tab):
     accordion.wait_for("strength label span", "Stärke")
     assert in_german["Concepts to erase"] == "Zu löschende Konzepte"
     assert "Zu löschende Konzepte" in accordion.all_texts
-    assert [text for text in accordion.all_texts if text in in_german] == []
+    assert untranslated(accordion.all_texts, in_german) == []
     accordion.type("star, moon")
     accordion.prompt("a star")
     accordion.wait_for("named", "Der Prompt nennt: star")
     accordion.wait_for("enabled > .label-wrap > span:first-child", "EIUP: 2 Konzepte")
+    accordion.type("star, @nsfw")
+    accordion.wait_for("enabled > .label-wrap > span:first-child", "EIUP: 1 Konzept, 1 Vorlage")
 
 
 def test_what_the_server_writes_into_the_page_is_german_too(in_german, open_page):
@@ -285,3 +312,33 @@ def test_what_the_server_writes_into_the_page_is_german_too(in_german, open_page
     accordion.page.click(accordion.item("reset_feedback"))
     accordion.page.wait_for_selector(f"{accordion.item('learnt')} >> text=Bei diesem Checkpoint:")
     assert in_german[texts.NOTHING_LEARNT] in accordion.page.inner_text(accordion.item("learnt"))
+
+
+def test_a_preset_is_shown_in_german(in_german, open_page):
+    accordion = open_page()
+    page, shown = accordion.page, accordion.item("shown_preset")
+    page.click(accordion.item("preset input"))
+    page.click(accordion.item("preset li:has-text('watermarks')"))
+    page.wait_for_selector(f"{shown} >> text=@watermarks", state="attached")
+    assert in_german[texts.SHIPPED] in texts_in(page, shown)
+    assert untranslated(texts_in(page, shown), in_german) == []
+
+
+def test_the_journal_is_german_where_the_webui_is(in_german, open_page):
+    page = open_page().page
+    page.click("#tabs > .tab-nav button:has-text('EIUP-Protokoll')")
+    page.wait_for_selector("#eiup_journal_table :is(p, th)")
+    shown = texts_in(page, "#tab_eiup_journal")
+    assert {in_german[text] for text in (texts.FROM, texts.MINIMUM_PRESENCE, texts.EXPORT)} <= set(shown)
+    assert untranslated(shown, in_german) == []
+
+
+def test_the_panel_is_german_where_the_webui_is(in_german, open_page):
+    page = open_page().page
+    results = [result(map="1x1:8A==", begun_anew=True), result(share=0.0, map="99x99:")]
+    value = value_of([{"concept": "star", "weight": 1.5}, "moon"], results)
+    show_in_png_info(page, with_infotext(infotext_of(value)))
+    page.wait_for_selector(PNG_PANEL)
+    shown = texts_in(page, PNG_PANEL)
+    assert {"Ergebnis", "gelöscht", "nicht vorhanden", "Die Heatmap kann nicht gelesen werden."} <= set(shown)
+    assert untranslated(shown, in_german) == []
