@@ -41,6 +41,8 @@ def test_script_info_lists_the_fields_in_their_order(webui):
             ("adaptive", None, None),
             (False, None, None),
             (True, None, None),
+            (False, None, None),
+            (False, None, None),
         ]
 
 
