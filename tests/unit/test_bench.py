@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import many, quality
+from bench import common, many, quality
 from bench.adavd import Shift, orthogonal_complement
 from bench.cases import (
     ATTACKS,
@@ -370,7 +370,7 @@ def test_attacks_are_counted_by_kind_over_concepts(tmp_path, oracle):
 def test_many_concepts_are_erased_together_and_one_after_the_other(tmp_path, oracle, monkeypatch, capsys):
     painter = Painter()
     methods = {"none": painter.method("none"), "brighter": painter.method("brighter", 3)}
-    monkeypatch.setattr(quality, "METHODS", methods)
+    monkeypatch.setattr(common, "METHODS", methods)
     parser = argparse.ArgumentParser(description="")
     many.add_arguments(parser)
     options = ["--counts", "1,2", "--images", "2", "--cases", str(FOLDER / "many-tuning.jsonl")]
