@@ -34,8 +34,8 @@ def plot_of(webui, is_img2img=False, **axes):
 def plot(webui, payload, **axes):
     """The images of a plot and EIUP's value in the infotext of each; None where there is none."""
     answer = webui.txt2img(**scene(**payload, **plot_of(webui, **axes)))
-    # The first is the grid.
-    values = [value_in(text) if "EIUP: " in text else None for text in answer.infotexts[1:]]
+    # The first is the grid. An image that was left out has no infotext in a real webui.
+    values = [value_in(text) if "EIUP: " in (text or "") else None for text in answer.infotexts[1:]]
     return answer.images[1:], values
 
 
