@@ -77,8 +77,10 @@ def is_right(case: BenchCase, plain: np.ndarray, truth: Any, found: ConceptEvide
     if case.group == "unrelated":
         return found.share == 0
     where = region(plain, case.concept) if truth.judgement.shows(case.concept) else None
-    if where is None or found.map is None:
-        return None if where is None else False
+    if where is None:
+        return None
+    if found.map is None:
+        return False
     values = decode_map(found.map).numpy()
     y, x = np.unravel_index(values.argmax(), values.shape)
     middle = tuple(

@@ -100,7 +100,6 @@ class Generation:
         if shared.state.interrupted or shared.state.skipped:
             self.unfinished.add(p.iteration)
         passes, self.passes = self.passes, []
-        self.records.clear()
         prompts = p.prompts if shared.opts.data.get("eiup_journal_prompts") else [None] * len(p.seeds)
         window = (self.request.start, self.request.end)
         for index, (seed, prompt) in enumerate(zip(p.seeds, prompts)):
