@@ -34,7 +34,7 @@ from demo.toyland.model import WEIGHTS, load_checkpoint
 from demo.toyland.pipeline import erase
 from eiup.concepts import Concept
 from eiup.eraser import ConceptEraser, EncodedConcept, layer_values, text_cross_attention
-from eiup.gate import Calibration, PromptGate, gate_layers
+from eiup.gate import Calibration, PromptGate
 from eiup.maps import FormingMaps, mapped_layer
 from eiup.probes import Probe, probed_layers
 from eiup.request import ErasureRequest
@@ -132,14 +132,14 @@ class _Steps:
         if kind.mode == "constant":
             return ConceptEraser(self.unet, concepts, self.empty)
         layers = text_cross_attention(self.unet)
-        compared, looked_at = gate_layers(layers), probed_layers(layers)
+        looked_at = probed_layers(layers)
         # Random prompts have nothing of random concepts: a likeness of about 0.
         low = -10.0 if kind.gate_open else 10.0
         calibration = Calibration(
-            {n: (low, low) for n in compared}, {n: (low + 1, low + 1) for n in compared}
+            (0.0,) * TEXT_WIDTH, {n: (low, low) for n in layers}, {n: (low + 1, low + 1) for n in layers}
         )
         gate = PromptGate(
-            compared,
+            layers,
             layer_values(),
             torch.stack([concept.context for concept in concepts]),
             [concept.tokens for concept in concepts],

@@ -17,7 +17,7 @@ from .eraser import (
     layer_values,
     text_cross_attention,
 )
-from .gate import PromptGate, calibrate, gate_layers
+from .gate import PromptGate, calibrate
 from .maps import FormingMaps, mapped_layer
 from .probes import WEIGHT, Denoiser, Probe, ProbeMaker, probed_layers
 from .schedule import Window
@@ -47,15 +47,14 @@ def build_eraser(
     """
     training_steps = len(denoiser.alphas_cumprod)
     layers = text_cross_attention(unet)
-    compared = gate_layers(layers)
     values = layer_values(context_transform)
     gate = watch = None
     if mode in ("adaptive", "strict"):
         calibrations = [
-            calibrate(c.name, c.context, c.tokens, empty, compared, values, encode, cache) for c in concepts
+            calibrate(c.name, c.context, c.tokens, empty, layers, values, encode, cache) for c in concepts
         ]
         contexts = torch.stack([c.context for c in concepts])
-        gate = PromptGate(compared, values, contexts, [c.tokens for c in concepts], empty, calibrations)
+        gate = PromptGate(layers, values, contexts, [c.tokens for c in concepts], empty, calibrations)
     if mode == "adaptive" and watches:
         looked_at = probed_layers(layers)
         make_probe = ProbeMaker(looked_at, empty, encode, denoiser, cache)

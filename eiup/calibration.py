@@ -18,6 +18,8 @@ NEUTRAL_PROMPTS = (
     "a picture of something", "a photo of a thing", "art", "a nice picture", "a simple image, best quality",
     "a detailed drawing", "an old photo", "a beautiful painting",
 )  # fmt: skip
+# The words of these, each a prompt of its own.
+NEUTRAL_WORDS = tuple(dict.fromkeys(" ".join(NEUTRAL_PROMPTS).replace(",", "").split()))
 # Prompts that name a concept.
 ANCHORS = ("{}", "a {}", "a picture of a {}", "a picture of {}")
 

@@ -6,14 +6,14 @@ features say what is forming, and where. So images are looked at then, once a sa
 concepts' probes (:mod:`eiup.probes`), and up to there nothing is erased. An image is begun anew from its
 noise, with a concept erased,
 
-- where the prompt names the concept: from a calibrated likeness ``z`` of ``NAMED`` on;
+- where the prompt names the concept or a synonym: from a calibrated likeness ``z`` of ``NAMED`` on;
 - where the prompt opens the gate, and ``q`` reaches ``LIKELY``;
 - where the prompt gives no sign, and ``q`` reaches ``BOUND``.
 
 It is erased at the places that have at least ``PLACE`` of the image's ``q``, with more than the weight, and
 with ``ELSEWHERE`` of that in the rest of the image, which is hardly touched so but does not show the concept
 in its stead. Behind the look, where an image's layout stands, it is erased all over with ``AFTERWARDS`` of
-that. What the prompt names but nobody sees is erased all over, with ``UNSEEN`` of the weight.
+that. What the prompt brings in but is not ``SEEN`` is erased all over, with ``UNSEEN`` of the weight.
 
 Whether that was enough, the next look tells, since the cause of ``q`` was taken away: where more than
 ``STUBBORN`` of it is left, the image is begun anew with the next one of the ``SHARES`` of the weight, also
@@ -41,9 +41,10 @@ from .places import highest, map_size, widened
 from .probes import WATCHED_AT, Probe
 from .schedule import Window
 
-NAMED = 0.9
-LIKELY = 0.4
-BOUND = 0.55
+NAMED = 0.8
+LIKELY = 0.2
+SEEN = 0.4
+BOUND = 0.6
 # Of the largest q.
 PLACE = 0.6
 # Of the weight.
@@ -247,7 +248,7 @@ class Watch:
         if not known.share or not self.tells_effect:
             return None
         if known.share == UNSEEN:
-            seen = q.amax() >= LIKELY
+            seen = q.amax() >= SEEN
             return Erasure(SHARES[0], self._places(SHARES[0], q, size)) if seen else None
         unerased = self._unerased[pair]
         idle = bool(q[unerased.argmax()] > IDLE * unerased.amax())
@@ -267,7 +268,7 @@ class Watch:
 
     def _places(self, share: float, q: Tensor, size: tuple[int, int] | None) -> Tensor | None:
         """Where to erase with this share what is seen with ``q [N]``; None for all over."""
-        if share not in SHARES or size is None or q.amax() < LIKELY:
+        if share not in SHARES or size is None or q.amax() < SEEN:
             return None
         return highest(q.unflatten(0, size), PLACE).clamp_min(ELSEWHERE)
 
@@ -291,7 +292,7 @@ class Watch:
         self._dismissed.discard(pair)
         if by_prompt:
             self._by_prompt.add(pair)
-        if q >= LIKELY and (believed or q >= BOUND):
+        if q >= SEEN and (believed or q >= BOUND):
             return SHARES[0]
         if believed or likeness >= NAMED:
             return UNSEEN if self.tells_effect else 1.0

@@ -25,12 +25,16 @@ def make_unet(seed=0):
 
 
 def make_concept(name="star", tokens=(1, 2), weight=1.0, seed=1):
-    return EncodedConcept(
-        name, torch.randn(77, WIDTH, generator=torch.Generator().manual_seed(seed)), tokens, weight
-    )
+    return EncodedConcept(name, make_context(seed), tokens, weight)
 
 
-EMPTY = torch.randn(77, WIDTH, generator=torch.Generator().manual_seed(99))
+def make_context(seed):
+    """Tokens of one norm, as behind a text encoder's last normalisation."""
+    context = torch.randn(77, WIDTH, generator=torch.Generator().manual_seed(seed))
+    return WIDTH**0.5 * torch.nn.functional.normalize(context, dim=-1)
+
+
+EMPTY = make_context(99)
 
 
 def inputs(batch, tokens=77, seed=5):

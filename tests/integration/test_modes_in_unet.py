@@ -69,7 +69,7 @@ def test_with_all_gates_shut_nothing_is_computed_after_the_first_call(monkeypatc
 
 def test_an_open_gate_erases_as_the_constant_weight_does():
     unet = make_unet()
-    concepts = [make_concept(weight=2.0), make_concept("moon", (1,), 3.0, 2)]
+    concepts = [make_concept("star", (1,), 2.0), make_concept("moon", (1,), 3.0, 2)]
     x, t, _ = inputs(1)
 
     def run(eraser, context):
@@ -86,7 +86,7 @@ def test_emphasis_in_the_prompt_raises_the_correction():
     unet = make_unet()
     concept = make_concept(weight=1.0)
     x, t, _ = inputs(1)
-    emphasised = EMPTY + 2.0 * (concept.context - EMPTY)
+    emphasised = 2.0 * concept.context
 
     def run(eraser):
         with eraser:
@@ -272,7 +272,7 @@ def test_what_the_prompt_names_is_erased_in_any_case(looks, passes, share, empha
     unet, made = make_unet(), []
     eraser = watching(unet, *([q] for q in looks))
     (concept,) = eraser.concepts
-    context = EMPTY + emphasis * (concept.context - EMPTY)
+    context = emphasis * concept.context
     with eraser:
         result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made))
     assert made == passes
@@ -280,12 +280,12 @@ def test_what_the_prompt_names_is_erased_in_any_case(looks, passes, share, empha
     torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("q", "erased"), [(0.3, False), (0.45, True)])
+@pytest.mark.parametrize(("q", "erased"), [(0.1, False), (0.45, True)])
 def test_a_prompt_that_only_resembles_a_concept_is_not_believed_where_nobody_sees_it(q, erased):
     unet, made = make_unet(), []
     eraser = watching(unet, [q])
     (concept,) = eraser.concepts
-    context = EMPTY + 0.75 * (concept.context - EMPTY)
+    context = EMPTY + 0.55 * (concept.context - EMPTY)
     with eraser:
         result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made))
     assert torch.equal(result, denoise(unet, None, context, [])) != erased
@@ -395,7 +395,7 @@ def test_strict_erases_whatever_the_prompt_says_and_more_where_it_insists():
             eraser.rows = (Row(0, True, 1),)
             return unet(x, t, context=context[None])
 
-    insisting = EMPTY + 2.0 * (concept.context - EMPTY)
+    insisting = 2.0 * concept.context
     for context, weight in ((EMPTY, 1.0), (insisting, 2.0**EMPHASIS)):
         gate = gated_eraser(unet, [concept]).gate
         strict = run(ConceptEraser(unet, [concept], EMPTY, mode="strict", gate=gate), context)

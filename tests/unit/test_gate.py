@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eiup.calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache
-from eiup.gate import EMPHASIS, MAX_FACTOR, PromptGate, calibrate, likeness
+from eiup.gate import EMPHASIS, MAX_FACTOR, PromptGate, calibrate
 
 WIDTH, LENGTH = 32, 8
 WORDS = ["star", "wizard", "night", "a", "picture", "of", "thing", "some", "art", "moon"]
@@ -16,13 +16,14 @@ class Words:
     def __init__(self):
         vectors = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)))[0]
         self.vectors = dict(zip(WORDS, vectors))
+        self.padding = vectors[-1]
         # In this model, wizards come with stars.
         self.vectors["wizard"] = self.vectors["wizard"] + 0.9 * self.vectors["star"]
         self.calls = 0
 
     def __call__(self, texts):
         self.calls += 1
-        contexts = torch.zeros(len(texts), LENGTH, WIDTH)
+        contexts = self.padding.repeat(len(texts), LENGTH, 1)
         for row, text in enumerate(texts):
             weight = 1.0
             for position, word in enumerate(text.split()[: LENGTH - 1], start=1):
@@ -59,23 +60,28 @@ def make_gate(encode, layers, concept, cache=None):
     return PromptGate(layers, values, context[None], [tokens], empty, [calibration])
 
 
-def test_likeness_is_one_for_the_concept_and_zero_for_what_is_orthogonal(encode):
-    concept, empty = encode(["star", ""])
-    prompts = encode(["a picture of star", "moon", "star:2.5", "wizard"])
-    assert likeness(prompts, concept, empty, [1])[:, 0].tolist() == pytest.approx([1, 0, 2.5, 0.9], abs=1e-5)
-
-
-def test_likeness_finds_a_token_in_every_chunk_of_a_long_prompt(encode):
-    concept, empty = encode(["star", ""])
+def test_a_token_is_found_in_every_chunk_of_a_long_prompt(encode, layers):
     chunks = encode(["moon", "a star"])
-    assert likeness(chunks.flatten(0, 1)[None], concept, empty, [1]).item() == pytest.approx(1, abs=1e-5)
+    decision = make_gate(encode, layers, "star")(chunks.flatten(0, 1)[None])
+    assert decision.presence.item() == pytest.approx(1, abs=0.05)
+
+
+def test_what_all_texts_have_in_common_does_not_count(encode, layers):
+    def decide():
+        return make_gate(encode, layers, "star")(encode(["a wizard", "a moon"]))
+
+    plain = decide()
+    common = 5 * encode.vectors["art"]
+    encode.vectors = {word: vector + common for word, vector in encode.vectors.items()}
+    encode.padding = encode.padding + common
+    torch.testing.assert_close(decide().presence, plain.presence, atol=0.15, rtol=0)
 
 
 def test_the_gate_opens_for_what_brings_the_concept_in(encode, layers):
     gate = make_gate(encode, layers, "star")
     decision = gate(encode(["a star", "a wizard", "a moon", "a picture of thing", ""]))
     assert decision.gate[:, 0].tolist() == [1, 1, 0, 0, 0]
-    assert decision.presence[1, 0] == pytest.approx(0.9, abs=0.01)
+    assert decision.presence[1, 0] == pytest.approx(0.67, abs=0.05)  # the angle's cosine
 
 
 def test_emphasis_raises_the_factor_up_to_a_bound(encode, layers):
