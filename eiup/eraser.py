@@ -213,6 +213,11 @@ class ConceptEraser:
         return self.watch is not None and self.watch.must_begin_anew
 
     @property
+    def erased_everywhere(self) -> set[int]:
+        """The images in which a concept that has no known place is erased in the sampling pass to come."""
+        return self.watch.erased_everywhere if self.watch is not None else set()
+
+    @property
     def withheld(self) -> set[int]:
         """The images in which something is to be erased that is not erased in the sampling pass so far."""
         if self.surveying:
@@ -367,7 +372,7 @@ class ConceptEraser:
                 # Lazily, since the host may bring a block's weights to the device only now.
                 concepts = self._per_layer[layer] = _LayerConcepts(layer, self)
             outputs = args[0]
-            if first:
+            if first and call.presence is None:
                 self._measure(call, queries, outputs, concepts)
             if self._maps(layer):
                 self._map(call, queries, concepts)

@@ -16,9 +16,9 @@ from .rows import Rows
 class ConceptEvidence:
     """One concept in one image.
 
-    ``presence`` is the mean over steps of ``a`` (see :func:`eiup.attention.presence`): about 0 where the
-    prompt brings nothing of the concept in, about 1 where it is the concept. ``gate`` is the mean over
-    steps of ``g`` in 0..1. ``share`` is the mean over steps of ``||correction|| / ||O_p||``, in 0 and more;
+    ``presence`` is about 0 where the prompt brings nothing of the concept in, about 1 where it names it: the
+    mean over steps of a gate's ``z`` (:mod:`eiup.gate`), and in modes without one, of ``a``
+    (:func:`eiup.attention.presence`). ``gate`` is the mean over steps of ``g`` in 0..1. ``share`` is the mean over steps of ``||correction|| / ||O_p||``, in 0 and more;
     0 where nothing was suppressed. In ``presence_by_step``, steps at which it was not measured are ``None``.
 
     ``seen`` is how clearly it was seen to form at most (``q`` of :mod:`eiup.probes`: 1 and more in images

@@ -8,10 +8,13 @@ and the twin's outside of it::
 
 ``m`` is 1 where the two predictions have differed most so far, ``||x_0(erased) - x_0(twin)||^2`` smoothed and
 accumulated. It is so from the first call on: what has once drifted apart outside does not come back. Samplers
-draw ``x`` towards ``x_0``, so at the end the twin's latents are left outside.
+draw ``x`` towards ``x_0``, so at the end the twin's latents are left outside. Where a concept is erased all
+over an image, since nobody knows its place, there is no outside.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,15 +43,18 @@ class Twin:
     def __init__(self) -> None:
         self.predictions: list[tuple[float, Tensor]] = []
         self.difference: Tensor | float = 0.0
+        self._everywhere: list[int] = []
         self._next = 0
 
     def keep(self, noise_level: float, clean: Tensor) -> None:
         """The prediction ``x_0 [B, 4, H, W]`` of the next call, at this sigma or timestep."""
         self.predictions.append((noise_level, clean.clone()))
 
-    def rewind(self) -> None:
-        """The erased pass begins, or begins anew."""
+    def rewind(self, everywhere: Collection[int] = ()) -> None:
+        """The erased pass begins, or begins anew, with these images erased ``everywhere``: of their twins
+        nothing is kept."""
         self.difference = 0.0
+        self._everywhere = sorted(everywhere)
         self._next = 0
 
     def blend(self, noise_level: float, clean: Tensor) -> Tensor:
@@ -68,4 +74,5 @@ class Twin:
             squared = (clean - twin).float().square().sum(dim=1, keepdim=True)
             self.difference = self.difference + smooth(squared)
         inside = region(self.difference).to(clean)
+        inside[self._everywhere] = 1.0
         return inside * clean + (1 - inside) * twin

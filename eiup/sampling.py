@@ -51,7 +51,7 @@ def _until_nothing_forms(
 ) -> Tensor:
     while True:
         if twin is not None:
-            twin.rewind()
+            twin.rewind(eraser.erased_everywhere)
         try:
             result = sample()
         except BeginAnew:

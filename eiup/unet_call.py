@@ -36,14 +36,14 @@ class UNetCall:
 
     def apply(self, decision: Decision) -> None:
         """Take a gate's decision."""
-        self.likeness = decision.presence
+        self.presence = decision.presence
         # Copies: the decision may be that of later calls, too.
         self.gate, self.factor = (x.to(self.device, copy=True) for x in (decision.gate, decision.factor))
 
     def follow(self, watch: Watch) -> None:
         """Erase what was seen, whatever the prompt says, where it was seen; and nothing before the look."""
         images = [self.rows[index].image for index in self.erased]
-        likeness = self.likeness.tolist()
+        likeness = self.presence.tolist()
         watch.hear(images, likeness)
         erasures = [
             [watch.erasure(image, k, self.progress, z) for k, z in enumerate(row)]

@@ -135,6 +135,11 @@ class Watch:
         """Whether a concept that was seen is erased, whatever the prompt says."""
         return self.erased.get((image, concept), NOTHING).share > 0
 
+    @property
+    def erased_everywhere(self) -> set[int]:
+        """The images in which a concept without places is erased."""
+        return {image for (image, _), known in self.erased.items() if known.share > 0 and known.places is None}
+
     def withheld(self, wanted: Sequence[int]) -> set[int]:
         """The images in which some of the ``wanted`` concepts, which their prompts bring in, is not erased
         yet, since this pass has not come to its look."""
