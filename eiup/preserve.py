@@ -24,7 +24,7 @@ from .errors import ErasureError
 # Up to this share of calls predictions say where the concept would have been; later ones tell of texture.
 LAST_MEASURED = 0.6
 # Of an image's largest difference. Where the region is too small, what is left of the concept shows.
-THRESHOLD = 0.2
+THRESHOLD = 0.1
 
 
 def region(difference: Tensor) -> Tensor:
