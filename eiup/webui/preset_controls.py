@@ -14,6 +14,7 @@ from .. import texts
 from ..concepts import PresetReference, parse_entries
 from ..errors import RequestError
 from ..presets import NAMES, SUFFIX, Preset, read_text
+from .errors_shown import error_as_html
 from .stores import preset_store
 
 
@@ -21,14 +22,14 @@ def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
     """Build the controls beneath ``concepts``. None of them is an argument of the script."""
     with gr.Row():
         chosen = gr.Dropdown(preset_store().names(), label=texts.PRESET, elem_id=elem_id("preset"))
-        add = gr.Button(texts.ADD_PRESET, elem_id=elem_id("add_preset"))
+        add = gr.Button(texts.ADD_PRESET, size="sm", elem_id=elem_id("add_preset"))
     with gr.Accordion(texts.PRESETS, open=False, elem_id=elem_id("presets_panel")):
         shown = gr.HTML(elem_id=elem_id("shown_preset"))
         name = gr.Textbox(label=texts.NAME, info=texts.DESCRIBED, elem_id=elem_id("preset_name"))
         with gr.Row():
-            save = gr.Button(texts.SAVE_PRESET, elem_id=elem_id("save_preset"))
-            delete = gr.Button(texts.DELETE_PRESET, elem_id=elem_id("delete_preset"))
-            refresh = gr.Button(texts.REFRESH_PRESETS, elem_id=elem_id("refresh_presets"))
+            save = gr.Button(texts.SAVE_PRESET, size="sm", elem_id=elem_id("save_preset"))
+            delete = gr.Button(texts.DELETE_PRESET, size="sm", elem_id=elem_id("delete_preset"))
+            refresh = gr.Button(texts.REFRESH_PRESETS, size="sm", elem_id=elem_id("refresh_presets"))
         with gr.Row():
             download = gr.File(
                 label=texts.DOWNLOAD_PRESET, interactive=False, elem_id=elem_id("download_preset")
@@ -73,7 +74,7 @@ def _showing_errors(action: Callable[..., tuple]) -> Callable[..., tuple]:
         try:
             return action(*args)
         except RequestError as error:
-            return gr.update(choices=preset_store().names()), _error_as_html(error), None
+            return gr.update(choices=preset_store().names()), error_as_html(error), None
 
     return run
 
@@ -84,7 +85,7 @@ def _choose(name: str | None) -> tuple:
     if name in store.names():
         return _panel(name)
     errors = [RequestError("preset", file, NAMES, "Rename the file.") for file in store.misnamed()]
-    return gr.update(choices=store.names(), value=None), "".join(map(_error_as_html, errors)), None
+    return gr.update(choices=store.names(), value=None), "".join(map(error_as_html, errors)), None
 
 
 def _save(name: str, text: str) -> tuple:
@@ -117,10 +118,6 @@ def _upload(file: Any, folder: Path) -> tuple:
     return _panel(preset.name, texts.ADDED)
 
 
-def _error_as_html(error: RequestError) -> str:
-    return f"<p class='error'>{escape(str(error))}</p>"
-
-
 def _panel(name: str, word: str = "") -> tuple:
     """The list with ``name`` chosen, what the preset is, and its file."""
     store = preset_store()
@@ -132,7 +129,7 @@ def _as_html(preset: Preset, word: str) -> str:
     try:
         listed = escape(", ".join(map(str, preset_store().concepts(preset.name))))
     except RequestError as error:
-        listed = _error_as_html(error)
+        listed = error_as_html(error)
     description = escape(preset.description).replace("\n", "<br>")
     origin = texts.SHIPPED if preset.shipped else texts.YOUR_OWN
     named = f"<b>@{escape(preset.name)}</b> (<span>{origin}</span>)"

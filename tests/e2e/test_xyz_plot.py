@@ -142,13 +142,35 @@ def test_a_wrong_value_is_refused_before_anything_is_made(webui, axis, named):
         assert part in message
 
 
-def test_values_that_do_not_go_together_leave_their_image_out(webui):
-    images, _ = plot(webui, erasing("star", end=0.5), x="Start", x_values="0.25, 0.75")
-    assert images[0].getextrema() != ((0, 0),) * 3
-    assert images[1].getextrema() == ((0, 0),) * 3
+# Each value is right by itself. Axes, and what the message has to name.
+TOGETHER = {
+    "an axis and the request": ({"x": "Start", "x_values": "0.25, 0.75"}, ("start", "0.75", "0.5")),
+    "two axes": (
+        {"x": "Start", "x_values": "0, 0.5", "y": "End", "y_values": "0.25, 1"},
+        ("start", "0.5", "0.25"),
+    ),
+    "the weight of a concept that is not erased": (
+        {"x": "Weight of a concept", "x_values": "star:2, moon:2"},
+        ("weight of a concept", "moon:2", "Add 'moon'"),
+    ),
+    "the weight of a concept that one of the images has not": (
+        {"x": "Weight of a concept", "x_values": "star:2", "y": "Concepts", "y_values": "star, moon"},
+        ("weight of a concept", "star:2", "Add 'star'"),
+    ),
+}
 
 
-def test_the_weight_of_a_concept_that_is_not_erased_leaves_the_image_out(webui):
-    images, _ = plot(webui, erasing("star"), x="Weight of a concept", x_values="star:2, moon:2")
-    assert images[0].getextrema() != ((0, 0),) * 3
-    assert images[1].getextrema() == ((0, 0),) * 3
+@pytest.mark.parametrize(("axes", "named"), TOGETHER.values(), ids=TOGETHER)
+def test_values_that_do_not_go_together_are_refused_before_anything_is_made(webui, axes, named):
+    message = refused(webui, erasing("star", end=0.5), **axes)
+    for part in ("EIUP", *named):
+        assert part in message
+
+
+def test_values_that_go_together_only_as_the_axes_have_them(webui):
+    _, values = plot(
+        webui, erasing("star", end=0.5), x="Start", x_values="0.25, 0.75", y="End", y_values="0.75, 1"
+    )
+    assert [(value["start"], value.get("end", 1.0)) for value in values] == [
+        (start, end) for end in (0.75, 1.0) for start in (0.25, 0.75)
+    ]
