@@ -86,12 +86,14 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
             except RequestError as error:
                 return gr.update(value=None, visible=False), error_as_html(error)
 
+        # Not in the webui's queue, which a busy machine may not open in time.
+        quiet: dict[str, Any] = {"show_progress": False, "queue": False}
+        # javascript/eiup-journal.js clicks it when one turns to the tab.
         for trigger in (show.click, *(box.submit for box in filters)):
-            trigger(lambda *values: _show(View(_filters(values))), filters, shown, show_progress=False)
-        newer.click(lambda view: _show(view.newer()), [view], shown, show_progress=False)
-        older.click(lambda view: _show(view.older()), [view], shown, show_progress=False)
+            trigger(lambda *values: _show(View(_filters(values))), filters, shown, **quiet)
+        newer.click(lambda view: _show(view.newer()), [view], shown, **quiet)
+        older.click(lambda view: _show(view.older()), [view], shown, **quiet)
         export.click(export_csv, filters, [file, table])
-        interface.load(lambda: _show(View()), [], shown, show_progress=False)
     return [(interface, texts.JOURNAL, "eiup_journal")]
 
 

@@ -44,7 +44,7 @@ def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
         # Other scripts' components of the same label would share its entry in the webui's ui-config.json.
         component.do_not_save_to_config = True
     panel = [chosen, shown, download]
-    quiet: dict[str, Any] = {"show_progress": False}
+    quiet: dict[str, Any] = {"show_progress": False, "queue": False}
     add.click(_add, [concepts, chosen], [concepts], **quiet)
     chosen.input(_showing_errors(_choose), [chosen], panel, **quiet)
     save.click(_showing_errors(_save), [name, concepts], panel, **quiet)
