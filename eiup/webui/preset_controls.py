@@ -56,18 +56,19 @@ def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
 
 
 def _add(text: str, name: str | None) -> str:
-    """The concepts with the preset named among them, once."""
+    """The concepts with the preset named among them, once, whatever its weight."""
     if not name:
         return text
     try:
-        named = PresetReference(name) in parse_entries(text)
+        presets = (entry for entry in parse_entries(text) if isinstance(entry, PresetReference))
+        named = any(preset.name == name for preset in presets)
     except RequestError:
         named = False
     return text if named else f"{text.rstrip()}\n@{name}".lstrip()
 
 
 def _showing_errors(action: Callable[..., tuple]) -> Callable[..., tuple]:
-    """``action``, or the error that it raises, as HTML, the rest of the panel as it was."""
+    """``action``, or the error that it raises, as HTML, with the list anew and no file."""
 
     @wraps(action)
     def run(*args: Any) -> tuple:
@@ -127,10 +128,11 @@ def _panel(name: str, word: str = "") -> tuple:
 
 def _as_html(preset: Preset, word: str) -> str:
     try:
-        listed = escape(", ".join(map(str, preset_store().concepts(preset.name))))
+        concepts = preset_store().concepts(preset.name)
+        listed = f"<p>{escape(', '.join(map(str, concepts)))}</p>"
     except RequestError as error:
         listed = error_as_html(error)
     description = escape(preset.description).replace("\n", "<br>")
     origin = texts.SHIPPED if preset.shipped else texts.YOUR_OWN
     named = f"<b>@{escape(preset.name)}</b> (<span>{origin}</span>)"
-    return f"<p><span>{word}</span> {named} {description}</p><p>{listed}</p>"
+    return f"<p><span>{word}</span> {named} {description}</p>{listed}"
