@@ -67,7 +67,7 @@ def reload_ui(request: pytest.FixtureRequest, webui: Client, is_stand_in: bool) 
         assert webui.post("/sdapi/v1/reload-scripts", {}).status_code == 200
 
     def reload() -> None:
-        before = webui.get("/config").json()["app_id"]
+        before = webui.get("/app_id").json()["app_id"]
         page = request.getfixturevalue("browser").new_page()
         page.goto(webui.base_url, wait_until="domcontentloaded")
         page.wait_for_selector("#settings_restart_gradio", state="attached", timeout=RELOADED_WITHIN * 1000)
@@ -76,10 +76,10 @@ def reload_ui(request: pytest.FixtureRequest, webui: Client, is_stand_in: bool) 
         while time.monotonic() < deadline:
             time.sleep(1)
             try:
-                answers = webui.get("/sdapi/v1/options").status_code == 200
-                if answers and webui.get("/config").json()["app_id"] != before:
+                is_new = webui.get("/app_id").json()["app_id"] != before
+                if is_new and webui.get("/sdapi/v1/options").status_code == 200:
                     break
-            except (httpx.TransportError, ValueError):
+            except (httpx.TransportError, ValueError, KeyError):
                 continue
         else:
             pytest.fail("the webui has not come back")

@@ -23,10 +23,12 @@ TRANSLATION = Path(__file__).parents[2] / "localizations" / "de_DE.json"
 def in_german(webui, reload_ui):
     """The translation, of a webui whose page is shown in it."""
     webui.post("/sdapi/v1/options", {"localization": "de_DE"})
-    reload_ui()
-    yield json.loads(TRANSLATION.read_text(encoding="utf-8"))
-    webui.post("/sdapi/v1/options", {"localization": "None"})
-    reload_ui()
+    try:
+        reload_ui()
+        yield json.loads(TRANSLATION.read_text(encoding="utf-8"))
+    finally:
+        webui.post("/sdapi/v1/options", {"localization": "None"})
+        reload_ui()
 
 
 def untranslated(shown, translations):
