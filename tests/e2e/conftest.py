@@ -70,7 +70,10 @@ def reload_ui(request: pytest.FixtureRequest, webui: Client, is_stand_in: bool) 
         before = webui.get("/app_id").json()["app_id"]
         page = request.getfixturevalue("browser").new_page()
         page.goto(webui.base_url, wait_until="domcontentloaded")
-        page.wait_for_selector("#settings_restart_gradio", state="attached", timeout=RELOADED_WITHIN * 1000)
+        # This box is there once the page's own scripts have run; before that, a click is not heard.
+        page.wait_for_selector(
+            "#script_txt2img_eiup_enabled-visible-checkbox", timeout=RELOADED_WITHIN * 1000
+        )
         page.evaluate("document.querySelector('#settings_restart_gradio').click()")
         deadline = time.monotonic() + RELOADED_WITHIN
         while time.monotonic() < deadline:
