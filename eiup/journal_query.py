@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,24 +55,17 @@ class JournalFilter:
 
         Raises :class:`RequestError` for unknown or wrong ones.
         """
-        for name in values:
+        given = {}
+        for name, value in values.items():
             if name not in FILTERS:
-                raise RequestError(name, values[name], "the fields " + ", ".join(FILTERS))
-        texts = {name: str(value).strip() for name, value in values.items() if value is not None}
-        given = {name: text for name, text in texts.items() if text}
-        after, before = (
-            _parse_time(given[name], name) if name in given else None for name in ("after", "before")
-        )
-        if after is not None and before is not None and after >= before:
-            raise RequestError("after", given["after"], f"earlier than before, which is {given['before']}")
-        return cls(
-            after,
-            before,
-            make_concept(given["concept"], field="concept").text if "concept" in given else None,
-            _parse_presence(given["presence"]) if "presence" in given else None,
-            given.get("checkpoint"),
-            FIELD["mode"].check(given["mode"]) if "mode" in given else None,
-        )
+                raise RequestError(name, value, "the fields " + ", ".join(FILTERS))
+            text = "" if value is None else str(value).strip()
+            if text:
+                given[name] = _PARSERS[name](text)
+        wanted = cls(**given)
+        if wanted.after and wanted.before and wanted.after >= wanted.before:
+            raise RequestError("after", values["after"], f"earlier than before, which is {values['before']}")
+        return wanted
 
     def excludes_day(self, day: date) -> bool:
         """Whether nothing of that day is wanted."""
@@ -224,6 +218,17 @@ def _time_of(record: Mapping[str, Any]) -> datetime | None:
         return _in_utc(datetime.fromisoformat(record["time"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
+
+
+# From a filter's text to its value.
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "after": partial(_parse_time, field="after"),
+    "before": partial(_parse_time, field="before"),
+    "concept": lambda text: make_concept(text, field="concept").text,
+    "presence": _parse_presence,
+    "checkpoint": str,
+    "mode": FIELD["mode"].check,
+}
 
 
 def _in_utc(time: datetime) -> datetime:

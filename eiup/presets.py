@@ -145,7 +145,10 @@ class Presets:
             raise RequestError("preset", f"{size} bytes", f"at most {MAX_BYTES} bytes")
         # As it will be read, so that nothing is kept that cannot be used.
         self._expand(read_preset(name, content), "concepts", known={}, path=())
-        write_atomically(self.own / f"{name}{SUFFIX}", content)
+        try:
+            write_atomically(self.own / f"{name}{SUFFIX}", content)
+        except OSError as error:
+            raise RequestError("preset", name, "a file that can be written", f"({error!r})") from error
         return self.get(name)
 
     def delete(self, name: str) -> None:

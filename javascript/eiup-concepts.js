@@ -45,15 +45,22 @@ window.eiup = Object.assign(window.eiup || {}, (function() {
         return (known || text).replace(/\{(\w+)\}/g, (_, name) => values[name]);
     }
 
+    const updates = [];
+
     /** Call `update(tab)` for both tabs now, when something is typed or ticked, and when the page changes. */
     function keepUpToDate(update) {
-        const updateAll = () => ["txt2img", "img2img"].forEach(tab => update(tab));
-        onUiLoaded(function() {
-            gradioApp().addEventListener("input", updateAll);
-            updateAll();
-        });
-        onAfterUiUpdate(updateAll);
+        updates.push(update);
     }
 
-    return {squeeze, parseEntries, find, activeEntries, translate, keepUpToDate};
+    function updateAll() {
+        for (const update of updates) ["txt2img", "img2img"].forEach(tab => update(tab));
+    }
+
+    onUiLoaded(function() {
+        gradioApp().addEventListener("input", updateAll);
+        updateAll();
+    });
+    onAfterUiUpdate(updateAll);
+
+    return {squeeze, parseEntries, find, activeEntries, translate, keepUpToDate, updateAll};
 })());

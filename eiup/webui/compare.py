@@ -66,7 +66,7 @@ def after_job(generation: Generation, p: Any, processed: Any, script: Any) -> No
     obstacle = _obstacle(p)
     if obstacle is None and not p.is_api:
         twin = _without_erasure(p, script)
-        _last[script.tabname] = _Job(twin, tuple(text for _, text in pictures), dict(shared.opts.data))
+        _last[script.tabname] = _Job(twin, tuple(text for _, text in pictures), _settings())
     if not generation.request.compare:
         return
     if obstacle is None and (shared.state.interrupted or shared.state.stopping_generation):
@@ -80,6 +80,12 @@ def after_job(generation: Generation, p: Any, processed: Any, script: Any) -> No
     if obstacle is not None:
         processed.comments += f"{texts.NOT_ALL_COMPARED}\n{obstacle}\n"
         processed.extra_generation_params = {**processed.extra_generation_params, COMPARE_KEY: obstacle}
+
+
+def _settings() -> dict[str, Any]:
+    """The webui's settings in force; its ``data`` holds only those that were ever saved or changed."""
+    options = shared.opts
+    return {name: options.data.get(name, label.default) for name, label in options.data_labels.items()}
 
 
 def _obstacle(p: Any) -> str | None:
@@ -194,7 +200,7 @@ def _single(job: _Job, number: int) -> Any:
         twin.init_images = [twin.init_images[number % twin.batch_size]]
     twin.batch_size = twin.n_iter = 1
     twin.extra_generation_params = dict(twin.extra_generation_params)
-    now = shared.opts.data
+    now = _settings()
     changed = {k: v for k, v in job.settings.items() if k in now and now[k] != v}
     twin.override_settings = {**changed, **twin.override_settings}
     return twin

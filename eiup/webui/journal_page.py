@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from html import escape
@@ -18,6 +18,7 @@ from ..errors import RequestError
 from ..journal_csv import csv_chunks
 from ..journal_query import Cursor, JournalFilter, Page, find_page, newest_first, objects
 from ..request import FIELD
+from .errors_shown import error_as_html
 from .stores import journal_folder
 
 # The table's columns: fields of a record, and of each of its concepts.
@@ -37,10 +38,10 @@ CONCEPT_COLUMNS = {
     "seen": texts.SEEN,
     "begun_anew": texts.BEGUN_ANEW,
 }
+# How the table writes numbers; the export has them as they are.
+NUMBERS = {"strength": "g", "weight": "g", "presence": ".2f", "gate": ".2f", "share": ".2f", "seen": ".2f"}
 IMAGES_A_PAGE = 50
 EXPORT_KEPT_SECONDS = 3600
-# The first cell of a row would have none at its left.
-_PADDED = "style='padding: 0.5em'"
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,16 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
             try:
                 return gr.update(value=_write_csv(file, _filters(values)), visible=True), gr.update()
             except RequestError as error:
-                return gr.update(value=None, visible=False), _message(error)
+                return gr.update(value=None, visible=False), error_as_html(error)
 
+        # Not in the webui's queue, which a busy machine may not open in time.
+        quiet: dict[str, Any] = {"show_progress": False, "queue": False}
+        # javascript/eiup-journal.js clicks it when one turns to the tab.
         for trigger in (show.click, *(box.submit for box in filters)):
-            trigger(lambda *values: _show(View(_filters(values))), filters, shown, show_progress=False)
-        newer.click(lambda view: _show(view.newer()), [view], shown, show_progress=False)
-        older.click(lambda view: _show(view.older()), [view], shown, show_progress=False)
+            trigger(lambda *values: _show(View(_filters(values))), filters, shown, **quiet)
+        newer.click(lambda view: _show(view.newer()), [view], shown, **quiet)
+        older.click(lambda view: _show(view.older()), [view], shown, **quiet)
         export.click(export_csv, filters, [file, table])
-        interface.load(lambda: _show(View()), [], shown, show_progress=False)
     return [(interface, texts.JOURNAL, "eiup_journal")]
 
 
@@ -109,7 +112,7 @@ def _show(view: View) -> tuple[str, View, Any, Any]:
             Cursor.parse(cursor) if cursor else None,
         )
     except RequestError as error:
-        return _message(error), View(), gr.update(interactive=False), gr.update(interactive=False)
+        return error_as_html(error), View(), gr.update(interactive=False), gr.update(interactive=False)
     return (
         _table(page),
         View(view.filters, view.cursors, page.next),
@@ -118,35 +121,35 @@ def _show(view: View) -> tuple[str, View, Any, Any]:
     )
 
 
-def _message(error: RequestError) -> str:
-    return f"<p class='error'>{escape(str(error))}</p>"
-
-
 def _table(page: Page) -> str:
     if not page.records:
         return f"<p>{texts.NO_IMAGES}</p>"
-    prompts = any("prompt" in record for record in page.records)
-    titles = [*IMAGE_COLUMNS.values(), *([texts.PROMPT] if prompts else []), *CONCEPT_COLUMNS.values()]
-    header = "".join(f"<th {_PADDED}>{title}</th>" for title in titles)
-    rows = "".join(_rows(record, prompts) for record in page.records)
-    return (
-        f"<div style='overflow-x: auto'><table style='width: 100%'><thead><tr>{header}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    image_columns = dict(IMAGE_COLUMNS)
+    if any("prompt" in record for record in page.records):
+        image_columns["prompt"] = texts.PROMPT
+    titles = {**image_columns, **CONCEPT_COLUMNS}
+    header = "".join(f"<th class='{_kind(name)}'>{title}</th>" for name, title in titles.items())
+    rows = "".join(_rows(record, image_columns) for record in page.records)
+    table = f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div class='eiup-journal'>{table}</div>"
 
 
-def _rows(record: Mapping[str, Any], prompts: bool) -> str:
+def _rows(record: Mapping[str, Any], image_columns: Iterable[str]) -> str:
     """An image's rows, one a concept; the first has the cells that belong to all of them."""
     concepts = objects(record, "concepts") or [{}]
-    names = [*IMAGE_COLUMNS, *(["prompt"] if prompts else [])]
-    spanning = f"<td {_PADDED} rowspan='{len(concepts)}'>"
-    image = "".join(f"{spanning}{_text(name, record.get(name))}</td>" for name in names)
-    rows = [
-        "".join(f"<td {_PADDED}>{_text(name, concept.get(name))}</td>" for name in CONCEPT_COLUMNS)
-        for concept in concepts
-    ]
+    image = "".join(_cell(name, record.get(name), rows=len(concepts)) for name in image_columns)
+    rows = ["".join(_cell(name, concept.get(name)) for name in CONCEPT_COLUMNS) for concept in concepts]
     rows[0] = image + rows[0]
     return "".join(f"<tr>{row}</tr>" for row in rows)
+
+
+def _cell(name: str, value: Any, rows: int = 1) -> str:
+    return f"<td class='{_kind(name)}' rowspan='{rows}'>{escape(_text(name, value))}</td>"
+
+
+def _kind(name: str) -> str:
+    """What a column holds, for the style sheet."""
+    return "number" if name in NUMBERS else name
 
 
 def _text(name: str, value: Any) -> str:
@@ -154,9 +157,11 @@ def _text(name: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return texts.YES if value else texts.NO
+    if name in NUMBERS and isinstance(value, float):
+        return format(value, NUMBERS[name])
     if name == "time":
-        return escape(str(value)[:19].replace("T", " "))
-    return escape(str(value))
+        return str(value)[:19].replace("T", " ")
+    return str(value)
 
 
 def _write_csv(file: gr.File, filters: Mapping[str, Any]) -> str:

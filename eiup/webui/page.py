@@ -18,6 +18,7 @@ from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
 from . import preset_controls, result_panel
+from .errors_shown import error_as_html
 from .stores import current_checkpoint, feedback_store, preset_store
 from .token_counter import token_counter
 
@@ -61,9 +62,9 @@ def _feedback(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> gr.Checkbo
     with gr.Accordion(texts.FEEDBACK, open=False, elem_id=elem_id("feedback_panel")):
         use = _checkbox("feedback", elem_id)
         with gr.Row():
-            survived = gr.Button(texts.SURVIVED, elem_id=elem_id("survived"))
-            spoilt = gr.Button(texts.SPOILT, elem_id=elem_id("spoilt"))
-            reset = gr.Button(texts.FORGET, elem_id=elem_id("reset_feedback"))
+            survived = gr.Button(texts.SURVIVED, size="sm", elem_id=elem_id("survived"))
+            spoilt = gr.Button(texts.SPOILT, size="sm", elem_id=elem_id("spoilt"))
+            reset = gr.Button(texts.FORGET, size="sm", elem_id=elem_id("reset_feedback"))
         learnt = gr.HTML(elem_id=elem_id("learnt"))
     survived.click(partial(_flag, "survived"), [concepts], [learnt], show_progress=False)
     spoilt.click(partial(_flag, "spoilt"), [concepts], [learnt], show_progress=False)
@@ -80,7 +81,7 @@ def _flag(verdict: str, text: str) -> str:
         for concept in concepts:
             feedback_store().flag(current_checkpoint(), concept.text, verdict)
     except RequestError as error:
-        return f"<p class='error'>{escape(str(error))}</p>"
+        return error_as_html(error)
     return _learnt()
 
 

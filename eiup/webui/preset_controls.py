@@ -14,6 +14,7 @@ from .. import texts
 from ..concepts import PresetReference, parse_entries
 from ..errors import RequestError
 from ..presets import NAMES, SUFFIX, Preset, read_text
+from .errors_shown import error_as_html
 from .stores import preset_store
 
 
@@ -21,14 +22,14 @@ def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
     """Build the controls beneath ``concepts``. None of them is an argument of the script."""
     with gr.Row():
         chosen = gr.Dropdown(preset_store().names(), label=texts.PRESET, elem_id=elem_id("preset"))
-        add = gr.Button(texts.ADD_PRESET, elem_id=elem_id("add_preset"))
+        add = gr.Button(texts.ADD_PRESET, size="sm", elem_id=elem_id("add_preset"))
     with gr.Accordion(texts.PRESETS, open=False, elem_id=elem_id("presets_panel")):
         shown = gr.HTML(elem_id=elem_id("shown_preset"))
         name = gr.Textbox(label=texts.NAME, info=texts.DESCRIBED, elem_id=elem_id("preset_name"))
         with gr.Row():
-            save = gr.Button(texts.SAVE_PRESET, elem_id=elem_id("save_preset"))
-            delete = gr.Button(texts.DELETE_PRESET, elem_id=elem_id("delete_preset"))
-            refresh = gr.Button(texts.REFRESH_PRESETS, elem_id=elem_id("refresh_presets"))
+            save = gr.Button(texts.SAVE_PRESET, size="sm", elem_id=elem_id("save_preset"))
+            delete = gr.Button(texts.DELETE_PRESET, size="sm", elem_id=elem_id("delete_preset"))
+            refresh = gr.Button(texts.REFRESH_PRESETS, size="sm", elem_id=elem_id("refresh_presets"))
         with gr.Row():
             download = gr.File(
                 label=texts.DOWNLOAD_PRESET, interactive=False, elem_id=elem_id("download_preset")
@@ -43,7 +44,7 @@ def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
         # Other scripts' components of the same label would share its entry in the webui's ui-config.json.
         component.do_not_save_to_config = True
     panel = [chosen, shown, download]
-    quiet: dict[str, Any] = {"show_progress": False}
+    quiet: dict[str, Any] = {"show_progress": False, "queue": False}
     add.click(_add, [concepts, chosen], [concepts], **quiet)
     chosen.input(_showing_errors(_choose), [chosen], panel, **quiet)
     save.click(_showing_errors(_save), [name, concepts], panel, **quiet)
@@ -55,25 +56,26 @@ def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
 
 
 def _add(text: str, name: str | None) -> str:
-    """The concepts with the preset named among them, once."""
+    """The concepts with the preset named among them, once, whatever its weight."""
     if not name:
         return text
     try:
-        named = PresetReference(name) in parse_entries(text)
+        presets = (entry for entry in parse_entries(text) if isinstance(entry, PresetReference))
+        named = any(preset.name == name for preset in presets)
     except RequestError:
         named = False
     return text if named else f"{text.rstrip()}\n@{name}".lstrip()
 
 
 def _showing_errors(action: Callable[..., tuple]) -> Callable[..., tuple]:
-    """``action``, or the error that it raises, as HTML, the rest of the panel as it was."""
+    """``action``, or the error that it raises, as HTML, with the list anew and no file."""
 
     @wraps(action)
     def run(*args: Any) -> tuple:
         try:
             return action(*args)
         except RequestError as error:
-            return gr.update(choices=preset_store().names()), _error_as_html(error), None
+            return gr.update(choices=preset_store().names()), error_as_html(error), None
 
     return run
 
@@ -84,7 +86,7 @@ def _choose(name: str | None) -> tuple:
     if name in store.names():
         return _panel(name)
     errors = [RequestError("preset", file, NAMES, "Rename the file.") for file in store.misnamed()]
-    return gr.update(choices=store.names(), value=None), "".join(map(_error_as_html, errors)), None
+    return gr.update(choices=store.names(), value=None), "".join(map(error_as_html, errors)), None
 
 
 def _save(name: str, text: str) -> tuple:
@@ -117,10 +119,6 @@ def _upload(file: Any, folder: Path) -> tuple:
     return _panel(preset.name, texts.ADDED)
 
 
-def _error_as_html(error: RequestError) -> str:
-    return f"<p class='error'>{escape(str(error))}</p>"
-
-
 def _panel(name: str, word: str = "") -> tuple:
     """The list with ``name`` chosen, what the preset is, and its file."""
     store = preset_store()
@@ -130,10 +128,11 @@ def _panel(name: str, word: str = "") -> tuple:
 
 def _as_html(preset: Preset, word: str) -> str:
     try:
-        listed = escape(", ".join(map(str, preset_store().concepts(preset.name))))
+        concepts = preset_store().concepts(preset.name)
+        listed = f"<p>{escape(', '.join(map(str, concepts)))}</p>"
     except RequestError as error:
-        listed = _error_as_html(error)
+        listed = error_as_html(error)
     description = escape(preset.description).replace("\n", "<br>")
     origin = texts.SHIPPED if preset.shipped else texts.YOUR_OWN
     named = f"<b>@{escape(preset.name)}</b> (<span>{origin}</span>)"
-    return f"<p><span>{word}</span> {named} {description}</p><p>{listed}</p>"
+    return f"<p><span>{word}</span> {named} {description}</p>{listed}"

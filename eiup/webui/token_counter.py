@@ -12,6 +12,7 @@ from modules import sd_models
 from ..concepts import Concept, parse_concepts
 from ..errors import EiupError
 from .encoding import CHUNK_TOKENS, conditioner_of, count_tokens
+from .errors_shown import error_as_html
 from .stores import preset_store
 
 _SHOWN_CHARACTERS = 40
@@ -23,6 +24,9 @@ def token_counter(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
     button = gr.Button("", visible=False, elem_id=elem_id("count_tokens"))
     # Not in the webui's queue: it is to answer while images are generated, too.
     button.click(count, [concepts], [shown], queue=False, show_progress=False)
+    # What gradio writes into the box, such as a preset or an infotext's concepts, is not typed; it is
+    # in the box a moment after this.
+    concepts.change(fn=None, _js="() => { setTimeout(eiup.updateAll); }")
 
 
 def count(text: str) -> str:
@@ -35,7 +39,7 @@ def count(text: str) -> str:
         concepts = parse_concepts(text, resolve=preset_store().resolver())
         counts = [(count_tokens(conditioner, concept), concept) for concept in concepts]
     except EiupError as error:
-        return f"<span class='error'>{escape(str(error))}</span>"
+        return error_as_html(error, "span")
     too_long = [pair for pair in counts if pair[0] > CHUNK_TOKENS]
     longest = [max(counts, key=lambda pair: pair[0])] if counts else []
     return ", ".join(_shown(*pair) for pair in too_long or longest)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,13 +13,53 @@ from typing import Any
 from modules import scripts
 
 from ..errors import RequestError
-from ..overrides import AXIS_LABELS, CONCEPT_WEIGHT, PLOTTED, parse_concept_weight, read_concepts
-from ..request import Field
+from ..overrides import (
+    AXIS_LABELS,
+    CONCEPT_WEIGHT,
+    PLOTTED,
+    apply_overrides,
+    parse_concept_weight,
+    read_concepts,
+)
+from ..request import INFOTEXT_KEY, ErasureRequest, Field
 from .stores import preset_store
 
 _SCRIPT = "xyz_grid.py"
 _ATTRIBUTE = "eiup_overrides"
+_PLOT_ATTRIBUTE = "eiup_plot"
 _SWITCHES = {"true": True, "false": False}
+
+
+@dataclass
+class _Plot:
+    """EIUP's axes of one plot with their values, which the processing objects of all its images share."""
+
+    axes: list[tuple[str, Sequence[Any]]] = dataclass_field(default_factory=list)
+    checked: bool = False
+
+    @classmethod
+    def of(cls, p: Any) -> _Plot:
+        if not hasattr(p, _PLOT_ATTRIBUTE):
+            setattr(p, _PLOT_ATTRIBUTE, cls())
+        return getattr(p, _PLOT_ATTRIBUTE)
+
+    def check(self, p: Any) -> None:
+        """Raises :class:`RequestError` where values do not go together, before the first image is made:
+        the plot would leave such an image black without a word."""
+        if self.checked:
+            return
+        self.checked = True
+        resolve = preset_store().resolver()
+        request = ErasureRequest.from_args(_arguments(p), resolve)
+        names = [name for name, _ in self.axes]
+        for values in product(*(values for _, values in self.axes)):
+            apply_overrides(request, zip(names, values), resolve)
+
+
+def _arguments(p: Any) -> Sequence[Any]:
+    """EIUP's script arguments of a processing object."""
+    script = next(script for script in p.scripts.alwayson_scripts if script.title() == INFOTEXT_KEY)
+    return p.script_args[script.args_from : script.args_to]
 
 
 def add_axes() -> None:
@@ -37,14 +80,15 @@ def overrides_of(p: Any) -> Sequence[tuple[str, Any]]:
 def _axes(plot: ModuleType) -> list[Any]:
     options = [
         plot.AxisOption(
-            AXIS_LABELS[field.name], _type_of(field), _apply(field.name), confirm=_confirm(_check_of(field)),
-            choices=_choices_of(field),
+            AXIS_LABELS[field.name], _type_of(field), _apply(field.name),
+            confirm=_confirm(field.name, _check_of(field)), choices=_choices_of(field),
         )
         for field in PLOTTED
     ]  # fmt: skip
     weight = plot.AxisOption(
-        AXIS_LABELS[CONCEPT_WEIGHT], str, _apply(CONCEPT_WEIGHT), confirm=_confirm(parse_concept_weight)
-    )
+        AXIS_LABELS[CONCEPT_WEIGHT], str, _apply(CONCEPT_WEIGHT),
+        confirm=_confirm(CONCEPT_WEIGHT, parse_concept_weight),
+    )  # fmt: skip
     return [*options, weight]
 
 
@@ -76,17 +120,19 @@ def _choices_of(field: Field) -> Callable[[], list[str]] | None:
 
 def _apply(name: str) -> Callable[[Any, Any, Any], None]:
     def apply(p: Any, value: Any, _values: Any) -> None:
+        _Plot.of(p).check(p)
         # ``p`` is a shallow copy for one image: what it shares with the others must not change.
         setattr(p, _ATTRIBUTE, (*overrides_of(p), (name, value)))
 
     return apply
 
 
-def _confirm(check: Callable[[Any], Any]) -> Callable[[Any, Sequence[Any]], None]:
+def _confirm(name: str, check: Callable[[Any], Any]) -> Callable[[Any, Sequence[Any]], None]:
     """Rejects a wrong value before anything is generated. ``check`` raises :class:`RequestError`."""
 
-    def confirm(_p: Any, values: Sequence[Any]) -> None:
+    def confirm(p: Any, values: Sequence[Any]) -> None:
         for value in values:
             check(value)
+        _Plot.of(p).axes.append((name, values))
 
     return confirm

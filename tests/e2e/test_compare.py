@@ -93,7 +93,7 @@ def test_pairs_of_inpainting_beside_masks(webui):
     assert [without_compare(text) for text in masked.infotexts[4:]] == plain.infotexts
 
 
-def test_a_grid_stays_where_it_is(webui, webui_folder):
+def test_a_grid_stays_where_it_is(webui, data_folder):
     payload = scene(batch_size=2, do_not_save_grid=False, save_images=True)
     answer = webui.txt2img(**payload, **erasing("star", compare=True))
     plain = webui.txt2img(**scene(batch_size=2))
@@ -102,18 +102,18 @@ def test_a_grid_stays_where_it_is(webui, webui_folder):
     assert all(same(one, other) for one, other in zip(answer.images[3:], plain.images))
 
 
-def test_images_without_erasure_are_not_saved(webui, webui_folder):
+def test_images_without_erasure_are_not_saved(webui, data_folder):
     def files():
-        return {path for path in webui_folder.rglob("outputs/**/*") if path.is_file()}
+        return {path for path in (data_folder / "outputs").rglob("*") if path.is_file()}
 
     before = files()
     webui.txt2img(**scene(seed=1234, save_images=True), **erasing("star", compare=True))
     assert len(files() - before) == 1
 
 
-def test_the_last_generation_is_the_erased_one(webui, webui_folder):
+def test_the_last_generation_is_the_erased_one(webui, data_folder):
     answer = webui.txt2img(**scene(seed=55), **erasing("star", compare=True))
-    kept = (webui_folder / "data" / "params.txt").read_text(encoding="utf-8")
+    kept = (data_folder / "params.txt").read_text(encoding="utf-8")
     assert "Seed: 55" in kept
     assert "EIUP: " in kept
     assert len(answer.images) == 2

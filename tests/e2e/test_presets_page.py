@@ -73,6 +73,16 @@ def test_a_picked_preset_is_erased(webui, txt2img):  # noqa: F811
     assert NAME not in infotext
 
 
+def test_a_preset_is_added_once_whatever_its_weight(webui, txt2img):  # noqa: F811
+    page = txt2img
+    open_presets(page, f"@{NAME}:0.5")
+    for name in (NAME, "watermarks"):
+        pick(page, name)
+        wait_for(page, SHOWN, f"@{name}")
+        page.click(f"{ID}add_preset")
+    wait_for_concepts(page, f"@{NAME}:0.5\n@watermarks")
+
+
 def test_save_and_delete(webui, txt2img):  # noqa: F811
     page = txt2img
     open_presets(page, "# Shiny.\nstar:2")

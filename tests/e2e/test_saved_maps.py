@@ -25,11 +25,11 @@ def settings(webui, **values):
 
 
 @pytest.fixture
-def saved(webui, webui_folder):
+def saved(webui, data_folder):
     """A function that generates with ``save_images`` and returns the answer and the files that came of it."""
 
     def files():
-        return {path for path in webui_folder.rglob("outputs/**/*") if path.is_file()}
+        return {path for path in (data_folder / "outputs").rglob("*") if path.is_file()}
 
     def generate(**payload):
         before = files()
@@ -86,10 +86,10 @@ def test_where_the_heat_map_cannot_be_written_the_image_is_there(webui, is_stand
 
 
 @pytest.mark.parametrize("mode", ["adaptive", "constant"])
-def test_the_journal_says_what_the_infotext_says(webui, webui_folder, mode):
+def test_the_journal_says_what_the_infotext_says(webui, data_folder, mode):
     payload = scene(batch_size=2, seed=4321, **erasing("star", "moon:1.5", mode=mode, maps=True))
     answer = webui.txt2img(**payload)
-    lines = [line for file in sorted((webui_folder / "data" / "log" / "eiup").glob("*.jsonl"))
+    lines = [line for file in sorted((data_folder / "log" / "eiup").glob("*.jsonl"))
              for line in file.read_text(encoding="utf-8").splitlines()]  # fmt: skip
     records = [json.loads(line) for line in lines[-2:]]
     assert [record["seed"] for record in records] == [4321, 4322]

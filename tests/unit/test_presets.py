@@ -385,6 +385,12 @@ def test_what_could_not_be_used_is_not_saved(presets, text, description, named):
     assert presets.get("mine").text == "star"
 
 
+def test_what_cannot_be_written_is_said(presets):
+    presets.own.parent.write_text("where the folder would be")
+    with pytest.raises(RequestError, match="preset is 'mine'; allowed: a file that can be written"):
+        presets.save("mine", "star")
+
+
 def test_files_of_other_names_are_told(presets):
     presets.save("mine", "star")
     (presets.own / "My Preset.txt").write_text("star")
