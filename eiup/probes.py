@@ -11,9 +11,9 @@ linear discriminant tells the concept's positions from all others::
 change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over other
 positions: those of the same images that hardly change, so that what comes along with the concept does not
 tell; and all of other images: the same with the concept erased, and those of neutral prompts. Nine of ten of
-the images that name it reach ``high``; nine of ten of the erased ones and three of four neutral ones stay
-below ``low``, since neutral prompts, too, may show it now and then. So ``q`` is 1 and more where the concept
-is, 0 and less where it is not.
+the images that name it reach ``high``, and nine of ten of the erased ones stay below ``low``. So do nine of
+ten of the neutral ones that are nearer to these; the others show the concept, too. So ``q`` is 1 and more
+where the concept is, 0 and less where it is not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
 from .preserve import smooth
 from .rows import Rows, conditional_then_unconditional
 
-VERSION = 3
+VERSION = 4
 # Sampling progress for which probes are made: early enough to begin anew, late enough to see something.
 WATCHED_AT = 0.36
 LAYERS = 2
@@ -40,6 +40,8 @@ REGION = 0.7
 ELSEWHERE = 0.3
 # Of the median over images that name a concept: how far these have to be from others.
 LEAST_SPAN = 0.1
+# Of neutral images: how many at most may show a concept that is told from others.
+MOST_NEUTRAL = 0.5
 
 # How probes are made: images of each anchor and neutral prompt, denoiser calls before the look, guidance and
 # the weight of erasing.
@@ -50,8 +52,8 @@ CFG_SCALE = 6.0
 WEIGHT = 2.0
 BATCH = 8
 _CONSTANTS = (
-    "probe", VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, ELSEWHERE, LEAST_SPAN, IMAGES_PER_ANCHOR,
-    IMAGES_PER_NEUTRAL, CALLS, CFG_SCALE, WEIGHT,
+    "probe", VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, ELSEWHERE, LEAST_SPAN, MOST_NEUTRAL,
+    IMAGES_PER_ANCHOR, IMAGES_PER_NEUTRAL, CALLS, CFG_SCALE, WEIGHT,
 )  # fmt: skip
 
 
@@ -130,7 +132,8 @@ class ProbeMaker:
 def fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Tensor) -> Probe:
     """The probe that tells the features ``shown [B, N, D]`` at ``where [B, N]`` from those ``elsewhere
     [B, N]`` and from other images', ``erased`` and ``neutral``. Where they are hardly told apart, as for a
-    word that the model does not know, it is one that never sees anything."""
+    word that the model does not know, or where neutral images mostly show it, it is one that never sees
+    anything."""
     others = torch.cat([erased.flatten(0, 1), neutral.flatten(0, 1), shown[elsewhere]])
     mean = others.mean(0)
     centred = others - mean
@@ -139,11 +142,15 @@ def fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * ridge
     direction = torch.linalg.solve(covariance, shown[where].mean(0) - mean)
 
-    def highest(features: Tensor, quantile: float) -> Tensor:
-        return ((features - mean) @ direction).amax(dim=1).quantile(quantile)
-
-    low, high = torch.maximum(highest(erased, 0.9), highest(neutral, 0.75)), highest(shown, 0.1)
-    if high - low < LEAST_SPAN * highest(shown, 0.5):
+    in_shown, in_erased, in_neutral = (
+        ((features - mean) @ direction).amax(dim=1) for features in (shown, erased, neutral)
+    )
+    low, high = in_erased.quantile(0.9), in_shown.quantile(0.1)
+    without = in_neutral[in_neutral < (low + high) / 2]
+    if len(without) < (1 - MOST_NEUTRAL) * len(in_neutral):
+        return Probe((0.0,) * len(mean), 0.0)
+    low = torch.maximum(low, without.quantile(0.9))
+    if high - low < LEAST_SPAN * in_shown.median():
         return Probe((0.0,) * len(mean), 0.0)
     direction = direction / (high - low)
     return Probe(tuple(direction.tolist()), float(mean @ direction + low / (high - low)))

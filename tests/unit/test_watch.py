@@ -41,6 +41,20 @@ def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():
     assert (see(images(30, False, 3)[0])[:, 0] < BOUND).all()
 
 
+def test_neutral_images_may_show_the_concept_now_and_then():
+    shown, where = images(12, True, 0)
+    neutral = torch.cat([images(24, False, 4)[0], images(16, True, 5)[0]])
+    see = watch_with(fit(shown, where, ~where, images(40, False, 1)[0], neutral))
+    assert (see(images(30, True, 2)[0])[:, 0] >= BOUND).all()
+    assert (see(images(30, False, 3)[0])[:, 0] < BOUND).all()
+
+
+def test_what_every_image_shows_is_never_seen():
+    shown, where = images(12, True, 0)
+    probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, True, 4)[0])
+    assert (watch_with(probe)(shown) == 0).all()
+
+
 def test_what_comes_along_with_a_concept_does_not_tell_it():
     company = torch.eye(WIDTH)[7] * 20.0
     shown, where = images(12, True, 0)
