@@ -44,7 +44,9 @@ EMPHASIS = 1.4
 MAX_FACTOR = 6.0
 MIN_SPAN = 0.2
 # Anchors besides those of probes: among other words, and behind them.
-MORE_ANCHORS = ("something with a {} in a scene", "an old photo of a thing and a {}", "{}, a detailed drawing")
+MORE_ANCHORS = (
+    "something with a {} in a scene", "an old photo of a thing and a {}", "{}, a detailed drawing",
+)  # fmt: skip
 
 # The values [B, T, C'] that an attention layer makes of contexts [B, T, C].
 Values = Callable[[nn.Module, Tensor], Tensor]
@@ -113,9 +115,10 @@ class _Concept:
         self.values, self.origins, self.norms = _own_values(
             context, tokens, empty, torch.tensor(calibration.origin).to(context), layers, values
         )
-        as_tensor = lambda table: torch.tensor([list(table[n]) for n in layers], device=context.device)  # noqa: E731
-        self.neutral, self.anchor = as_tensor(calibration.neutral), as_tensor(calibration.anchor)
-        self.keep = as_tensor(calibration.keeps())
+        tables = (calibration.neutral, calibration.anchor, calibration.keeps())
+        self.neutral, self.anchor, self.keep = (
+            torch.tensor([list(table[name]) for name in layers], device=context.device) for table in tables
+        )
         # A concept that nothing tells from neutral prompts is always erased: there is no way to know.
         self.told = bool(self.keep.any())
 

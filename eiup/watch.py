@@ -138,7 +138,7 @@ class Watch:
     @property
     def erased_everywhere(self) -> set[int]:
         """The images in which a concept without places is erased."""
-        return {image for (image, _), known in self.erased.items() if known.share > 0 and known.places is None}
+        return {image for (image, _), e in self.erased.items() if e.share > 0 and e.places is None}
 
     def withheld(self, wanted: Sequence[int]) -> set[int]:
         """The images in which some of the ``wanted`` concepts, which their prompts bring in, is not erased
