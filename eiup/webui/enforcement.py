@@ -7,6 +7,7 @@ from typing import Any
 
 from modules import errors
 
+from ..errors import RequestError
 from ..journal import event_record
 from ..policy import Policy
 from . import in_force
@@ -45,6 +46,14 @@ def record_refusal(policy: Policy, error: Exception, seed: Any) -> None:
         )
     )
     setattr(error, _RECORDED, True)
+
+
+def refuse_unerased() -> None:
+    """Raise :class:`RequestError` where images without erasure are not to be made."""
+    if in_force.policy() is not None:
+        raise RequestError(
+            "compare", True, "false", "This server's policy has no image made without erasure."
+        )
 
 
 def _checkpoint() -> str | None:

@@ -69,13 +69,18 @@ class Generation:
     @classmethod
     def of(cls, p: Any, args: Sequence[Any]) -> Generation:
         """``p``'s generation; begun now where the webui left ``before_process`` out."""
-        return getattr(p, _ATTRIBUTE, None) or cls.begin(p, args)
+        return cls.known(p) or cls.begin(p, args)
+
+    @staticmethod
+    def known(p: Any) -> Generation | None:
+        """``p``'s generation where it has one."""
+        return getattr(p, _ATTRIBUTE, None)
 
     @classmethod
     def under_policy(cls, p: Any) -> Generation:
         """``p``'s generation, on a server with a policy; begun now where no script was called for it, since
         its last one is over, or was that of which ``p`` is a copy."""
-        known = getattr(p, _ATTRIBUTE, None)
+        known = cls.known(p)
         if known is None or known.over or known._owner() is not p:
             return cls.begin(p, ())
         return known

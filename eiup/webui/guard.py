@@ -2,8 +2,8 @@
 
 Scripts can be left out: by other extensions' inner passes, which run some of them only, or by code that has
 no script runner. What every generation passes is wrapped instead, once in the life of the server:
-``processing.process_images_inner``, the processing classes' ``sample``, ``sd_samplers.create_sampler`` and,
-for the U-Net, ``SdModelData.set_sd_model``. All of these let exceptions through.
+``processing.process_images_inner``, the processing classes' ``sample``, ``sd_samplers.create_sampler``,
+``images.save_image`` and, for the U-Net, ``SdModelData.set_sd_model``. All of these let exceptions through.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from modules import processing, sd_models, sd_samplers, shared
+from modules import images, processing, sd_models, sd_samplers, shared
 
 from ..errors import ErasureError
 from . import in_force, unet_guard
@@ -32,6 +32,7 @@ def install() -> None:
         _wrap(kind, "sample", _sample_batch)
     _wrap(sd_samplers, "create_sampler", _create_sampler)
     _wrap(sd_models.SdModelData, "set_sd_model", _set_model)
+    _wrap(images, "save_image", _save)
     unet_guard.guard(sd_models.model_data.sd_model)
     _installed = True
 
@@ -48,20 +49,27 @@ def _wrap(owner: Any, name: str, around: Callable) -> None:
 
 def _process(original: Callable, p: Any, *args: Any, **kwargs: Any) -> Any:
     """One generation: its images, or an error that the journal tells of."""
-    generation = Generation.under_policy(p)
-    with in_force.entered(generation.policy):
-        try:
-            unet_guard.guard(shared.sd_model)
-            processed = original(p, *args, **kwargs)
-            generation.record_batch(p)
-            if processed.images and not generation.sampled and not _stopped():
-                raise ErasureError("images were made without a sampling pass, so without erasure")
-            return processed
-        except Exception as error:
-            record_refusal(generation.policy, error, getattr(p, "seed", None))
-            raise
-        finally:
-            generation.over = True
+    policy = in_force.policy()
+    try:
+        generation = Generation.under_policy(p)
+        policy = generation.policy
+        with in_force.entered(policy):
+            return _generate(generation, original, p, *args, **kwargs)
+    except Exception as error:
+        record_refusal(policy, error, getattr(p, "seed", None))
+        raise
+
+
+def _generate(generation: Generation, original: Callable, p: Any, *args: Any, **kwargs: Any) -> Any:
+    unet_guard.guard(shared.sd_model)
+    try:
+        processed = original(p, *args, **kwargs)
+        generation.record_batch(p)
+        if processed.images:
+            _check_sampled(generation)
+        return processed
+    finally:
+        generation.over = True
 
 
 def _sample_batch(original: Callable, p: Any, *args: Any, **kwargs: Any) -> Any:
@@ -91,5 +99,13 @@ def _set_model(original: Callable, data: Any, model: Any, *args: Any, **kwargs: 
     return result
 
 
-def _stopped() -> bool:
-    return shared.state.interrupted or shared.state.skipped
+def _save(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    """An image is not written either where its generation will not give it out."""
+    if (generation := Generation.known(kwargs.get("p"))) is not None:
+        _check_sampled(generation)
+    return original(*args, **kwargs)
+
+
+def _check_sampled(generation: Generation) -> None:
+    if not (generation.sampled or shared.state.interrupted or shared.state.skipped):
+        raise ErasureError("an image was made without a sampling pass, so without erasure")
