@@ -136,8 +136,9 @@ def _table(page: Page) -> str:
 
 
 def _rows(record: Mapping[str, Any], prompts: bool) -> str:
-    """An image's rows, one a concept; the first has the cells that belong to all of them."""
-    concepts = objects(record, "concepts") or [{}]
+    """An image's rows, one a concept; the first has the cells that belong to all of them. What is no image
+    has its message in place of a concept."""
+    concepts = objects(record, "concepts") or [{"concept": record.get("message")}]
     names = [*IMAGE_COLUMNS, *(["prompt"] if prompts else [])]
     spanning = f"<td {_PADDED} rowspan='{len(concepts)}'>"
     image = "".join(f"{spanning}{_text(name, record.get(name))}</td>" for name in names)

@@ -269,7 +269,7 @@ def test_the_accordion_has_the_concepts_locked(page_server, page, tab):
     open_page(page_server, page)
     if tab == "img2img":
         page.get_by_role("tab", name="img2img").or_(page.get_by_role("button", name="img2img")).first.click()
-    shown = page.locator(f"#script_{tab}_eiup_policy")
+    shown = page.locator(f"#script_{tab}_eiup_policy").first
     shown.wait_for(state="visible")
     assert shown.locator("li").all_inner_texts() == ["star", "<b>moon</b>:1.5"]
     assert "They cannot be removed" in shown.inner_text()
@@ -279,6 +279,15 @@ def test_the_accordion_has_the_concepts_locked(page_server, page, tab):
     assert box.is_checked()
     assert box.is_disabled()
     assert shown.locator("input, textarea, button").count() == 0
+
+
+@pytest.mark.timeout(900)
+def test_the_journal_shows_refusals(page_server, page):
+    payload = scene(**erasing("forest"))
+    assert page_server.client.post("/sdapi/v1/txt2img", payload).status_code == 422
+    open_page(page_server, page)
+    page.click("#tabs > .tab-nav button:has-text('EIUP journal')")
+    page.wait_for_selector("#eiup_journal_table td >> text=concepts is 'forest'", timeout=OPENED_WITHIN)
 
 
 @pytest.mark.timeout(900)
