@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from demo.environment import ROOT
 from demo.host import Client, StandIn
@@ -256,6 +257,14 @@ def test_each_image_of_a_plot_is_erased(server, axes):
     assert len(records) == 2
 
 
+def test_an_image_that_is_saved_has_its_proof(server):
+    saved = set((server.folder / "data").rglob("*.png"))
+    attempt(server, "txt2img", scene(save_images=True))
+    (path,) = set((server.folder / "data").rglob("*.png")) - saved
+    proof = value_in(Image.open(path).info["parameters"])["policy"]
+    assert proof["rows"] == proof["under_erasure"] == 4
+
+
 def test_what_was_lifted_is_told(server):
     response, (record,) = attempt(server, "txt2img", scene(**LITTLE))
     lifted = value_in(infotexts_of(response)[0])["policy"]["lifted"]
@@ -414,8 +423,10 @@ SABOTAGE = {
 
 @pytest.mark.parametrize(("orders", "reason"), SABOTAGE.values(), ids=SABOTAGE)
 def test_what_another_extension_breaks_is_refused(server, orders, reason):
-    response, records = attempt(server, "txt2img", sabotaged(scene(), **orders))
+    saved = set(server.folder.rglob("*.png"))
+    response, records = attempt(server, "txt2img", sabotaged(scene(save_images=True), **orders))
     check_refusal(server, response, records, reason)
+    assert set(server.folder.rglob("*.png")) == saved
 
 
 PROBED = {

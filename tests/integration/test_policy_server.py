@@ -16,6 +16,7 @@ from eiup import policy_file
 from eiup.policy_file import read_policy
 from tests.e2e.support import erasing, scene
 from tests.e2e.test_infotext import value_in
+from tests.e2e.test_page import fill_number, generate
 from tests.integration.test_generation_life_cycle import PROBE
 
 OPENED_WITHIN = 300_000
@@ -279,6 +280,27 @@ def test_the_accordion_has_the_concepts_locked(page_server, page, tab):
     assert box.is_checked()
     assert box.is_disabled()
     assert shown.locator("input, textarea, button").count() == 0
+
+
+@pytest.mark.timeout(900)
+def test_a_box_that_was_unticked_all_the_same_changes_nothing(page_server, page):
+    open_page(page_server, page)
+    page.fill("#txt2img_prompt textarea", "a wizard in a forest")
+    for name, value in (("steps", 2), ("width", 128), ("height", 128)):
+        fill_number(page, f"#txt2img_{name} input[type=number]", value)
+    known = len(page_server.records())
+    page.evaluate(
+        """() => {
+            const box = document.querySelector("#script_txt2img_eiup_enabled-checkbox input");
+            document.querySelector("#script_txt2img_eiup_policy").remove();
+            box.checked = false;
+            updateInput(box);
+        }"""
+    )
+    assert '"policy"' in generate(page).replace("\\", "")
+    (record,) = page_server.records()[known:]
+    assert record["policy"]["lifted"] == [{"field": "enabled", "asked": False, "in_force": True}]
+    assert record["policy"]["rows"] == record["policy"]["under_erasure"] > 0
 
 
 @pytest.mark.timeout(900)

@@ -224,6 +224,12 @@ def test_presets_are_the_shipped_ones_and_not_those_that_users_save(tmp_path):
     assert own.hash != shipped.hash
 
 
+def test_every_field_is_documented():
+    documented = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
+    journal = [f"journal.{name}" for name in vars(JournalSettings())]
+    assert [name for name in (*FIELDS, *journal) if f"`{name}`" not in documented] == []
+
+
 WRONG = {
     "no object": ("[]", 1, "an object of named fields"),
     "nothing": ("", 1, "no JSON"),
