@@ -135,8 +135,12 @@ class Generation:
         """What the policy did for an image of the batch, or for the job; None where there is none."""
         if self.policy is None:
             return None
+        proof: dict[str, int] = {}
+        if index is not None:
+            # What the webui saves between two passes is not recorded yet.
+            proof = self.proofs.get(index) or _proof(self.passes, index)
         lifted = {"lifted": [asdict(lift) for lift in self.lifted]} if self.lifted else {}
-        return {"hash": self.policy.hash, **self.proofs.get(index, {}), **lifted}
+        return {"hash": self.policy.hash, **proof, **lifted}
 
     def end(self, p: Any) -> None:
         """What the webui reports of the whole job is what was asked for."""
@@ -151,7 +155,7 @@ class Generation:
         if not passes:
             return
         if self.policy is not None:
-            self.proofs = _proofs(passes, len(p.seeds))
+            self.proofs = {index: _proof(passes, index) for index in range(len(p.seeds))}
         made: dict[int, dict[str, Any]] = {}
         journal = journal_settings()
         prompts = p.prompts if journal.prompts else [None] * len(p.seeds)
@@ -179,14 +183,11 @@ class Generation:
                 file.append(record)
 
 
-def _proofs(passes: Sequence[ProvenPass], images: int) -> dict[int, dict[str, int]]:
-    """Of each image, the rows of all passes that the U-Net saw, and those that were under erasure."""
+def _proof(passes: Sequence[ProvenPass], index: int) -> dict[str, int]:
+    """Of an image, the rows of all passes that the U-Net saw, and those that were under erasure."""
     return {
-        index: {
-            "rows": sum(sampling.tally.seen[index] for sampling in passes),
-            "under_erasure": sum(sampling.tally.decided[index] for sampling in passes),
-        }
-        for index in range(images)
+        "rows": sum(sampling.tally.seen[index] for sampling in passes),
+        "under_erasure": sum(sampling.tally.decided[index] for sampling in passes),
     }
 
 

@@ -101,7 +101,10 @@ def _set_model(original: Callable, data: Any, model: Any, *args: Any, **kwargs: 
 
 def _save(original: Callable, *args: Any, **kwargs: Any) -> Any:
     """An image is not written either where its generation will not give it out."""
-    if (generation := Generation.known(kwargs.get("p"))) is not None:
+    p = kwargs.get("p")
+    generation = Generation.known(p)
+    # An image to upscale is the user's own, and may be saved before it is sampled.
+    if generation is not None and getattr(p, "firstpass_image", None) is None:
         _check_sampled(generation)
     return original(*args, **kwargs)
 
