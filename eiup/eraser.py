@@ -15,6 +15,7 @@ from .errors import ErasureError, UnsupportedModelError
 from .evidence import ImageEvidence, Recorder
 from .gate import Decision, PromptGate
 from .maps import FormingMaps
+from .proof import Tally
 from .rows import Rows
 from .schedule import Window, progress
 from .unet_call import UNetCall
@@ -147,6 +148,7 @@ class ConceptEraser:
 
     While :attr:`suspended`, gates decide and nothing is corrected; :attr:`opened` holds the images for which
     there would have been something. While :attr:`surveying`, too, the pass ends where ``maps`` are made.
+    A :attr:`tally` is told of the rows that passed all layers.
 
     ``context_transform(layer, contexts [K, T, C])`` returns the contexts for keys and values; by default
     both are the contexts themselves (a host with hypernetworks changes them).
@@ -181,6 +183,7 @@ class ConceptEraser:
         self.layers = text_cross_attention(unet)
         self.rows: Rows | None = None
         self.suspended = self.surveying = False
+        self.tally: Tally | None = None
         self.opened: set[int] = set()
         self._images: set[int] = set()
         self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
@@ -224,6 +227,11 @@ class ConceptEraser:
             return set(self._images)
         return self.watch.withheld(self._wanted) if self.watch is not None else set()
 
+    @property
+    def unseen(self) -> set[int]:
+        """The images that the watch has not looked at; none where there is no watch."""
+        return self._images - self.watch.seen.keys() if self.watch is not None else set()
+
     def take_over(self, previous: ConceptEraser) -> None:
         """Go on with a sampling pass in which ``previous`` erased the same concepts on another model.
 
@@ -244,6 +252,8 @@ class ConceptEraser:
             self.maps.close()
         self.opened.clear()
         self.recorder.calls.clear()
+        if self.tally is not None:
+            self.tally.clear()
 
     def __enter__(self) -> ConceptEraser:
         if self._handles:
@@ -329,6 +339,8 @@ class ConceptEraser:
         call, self._call = self._call, None
         if call is None or not call.erased:
             self._end_call()
+            if call is not None and self.tally is not None:
+                self.tally.decide(call.rows)
             return
         if call.layers != len(self.layers):
             raise ErasureError(
@@ -340,6 +352,8 @@ class ConceptEraser:
             self.opened |= self.watch.look(call.index, images, self._wanted, call.latent_size)
         self._end_call()
         self.recorder.add(call.evidence())
+        if self.tally is not None:
+            self.tally.decide(call.rows)
 
     def _end_call(self) -> None:
         self._queries.clear()

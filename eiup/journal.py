@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -39,12 +39,14 @@ def image_record(
     window: tuple[float, float],
     seed: int,
     prompt: str | None = None,
+    policy: Mapping[str, Any] | None = None,
     time: datetime | None = None,
 ) -> dict[str, Any]:
     """The journal's record of one image.
 
     ``concepts`` holds each concept's largest presence, gate, share and sight of all passes; ``passes`` the
-    passes one by one, with the values by step. ``prompt`` is recorded only where the operator wants it.
+    passes one by one, with the values by step. ``prompt`` is recorded only where the operator wants it;
+    ``policy`` is what a policy did for the image.
     """
     record: dict[str, Any] = {
         "v": JOURNAL_VERSION,
@@ -70,9 +72,34 @@ def image_record(
         "passes": [_pass_record(part) for part in passes],
         "eiup": __version__,
     }
+    if policy is not None:
+        record["policy"] = dict(policy)
     if prompt is not None:
         record["prompt"] = prompt
     return record
+
+
+def event_record(
+    event: str,
+    message: str,
+    *,
+    policy: str | None,
+    seed: int | None = None,
+    checkpoint: str | None = None,
+    time: datetime | None = None,
+) -> dict[str, Any]:
+    """The journal's record of what is no image: ``refused``, where none was made, or ``policy``, where the
+    file of the policy has changed. ``policy`` is the hash of the one in force."""
+    return {
+        "v": JOURNAL_VERSION,
+        "time": _in_utc(time or datetime.now(timezone.utc)),
+        "event": event,
+        "message": message,
+        "seed": seed,
+        "checkpoint": checkpoint,
+        "policy": {"hash": policy},
+        "eiup": __version__,
+    }
 
 
 def _map_of(passes: Sequence[ConceptEvidence]) -> dict[str, str]:

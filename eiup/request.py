@@ -216,9 +216,11 @@ class ErasureRequest:
             raise RequestError("args", list(args), f"one object, or at most {len(FIELDS)} values")
         return cls.from_fields(dict(zip(FIELD, args)), resolve)
 
-    def to_infotext(self, result: Mapping[str, Any] | None = None) -> str:
+    def to_infotext(
+        self, result: Mapping[str, Any] | None = None, policy: Mapping[str, Any] | None = None
+    ) -> str:
         """One JSON value; most defaults are left out. ``v`` is the format's version, ``result`` what
-        :func:`eiup.journal.result_of` says of the image."""
+        :func:`eiup.journal.result_of` says of the image, ``policy`` what a policy did for it."""
         value: dict[str, Any] = {"v": INFOTEXT_VERSION}
         value["concepts"] = [
             c.text if c.weight == 1.0 else {"concept": c.text, "weight": c.weight} for c in self.concepts
@@ -231,6 +233,8 @@ class ErasureRequest:
                 value[field.name] = own
         if result is not None:
             value["result"] = result
+        if policy is not None:
+            value["policy"] = policy
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -247,7 +251,8 @@ class ErasureRequest:
             raise RequestError(
                 f"{INFOTEXT_KEY} v", version, f"versions up to {INFOTEXT_VERSION}", "Update the extension."
             )
-        value.pop("result", None)
+        for told in ("result", "policy"):
+            value.pop(told, None)
         value = {**_EARLIER_DEFAULTS.get(version, {}), **value}
         if isinstance(value.get("concepts"), list):
             value["concepts"] = [_literal(entry) for entry in value["concepts"]]

@@ -66,6 +66,18 @@ BEGUN_ANEW = "Begun anew"
 YES = "yes"
 NO = "no"
 
+POLICY = (
+    "This server's policy has these concepts erased from every image. They cannot be removed, and erasing "
+    "cannot be switched off."
+)
+POLICY_STRENGTH = "Least strength:"
+POLICY_MORE = "Concepts of your own come on top."
+POLICY_NO_MORE = "No other concepts can be added."
+POLICY_KEPT = (
+    "The policy's file has changed and cannot be used. The last good version stays in force; the server's "
+    "console says why."
+)
+
 KEEP_JOURNAL = "Keep a journal of what was suppressed, image by image"
 RECORD_PROMPTS = "Record prompts in the journal"
 SAVE_MAPS = "Save heat maps beside images"

@@ -23,6 +23,7 @@ from modules import errors, processing, shared
 from .. import texts
 from ..errors import RequestError
 from ..request import INFOTEXT_KEY
+from .enforcement import refuse_unerased
 from .generation import Generation
 
 COMPARE_KEY = "EIUP compare"
@@ -171,6 +172,7 @@ def _pictures(p: Any, processed: Any) -> list[tuple[Image.Image, str]]:
 def make_unerased(tab: str, _task: str, infotext: str) -> tuple[str, str]:
     """The image of the tab's last job that has this infotext, without erasure: JSON of ``infotext`` and of
     ``image``, a data URL; and a message for the page. Raises :class:`RequestError` for any other image."""
+    refuse_unerased()
     job = _last.get(tab)
     if job is None or infotext not in job.infotexts:
         raise RequestError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modules import shared
 
 from ..probes import Denoiser
+from . import unet_guard
 from .encoding import ConceptEncoder
 
 # Latents of probes are square, of about the images' area, in these steps and at most this large.
@@ -47,7 +48,8 @@ def denoiser_of(model: nn.Module, encode: ConceptEncoder, width: int, height: in
             cond = {"c_crossattn": [contexts]}
         if (more := unet.in_channels - channels) > 0:
             cond["c_concat"] = [x.new_zeros(len(x), more, *x.shape[2:])]
-        output = model.apply_model(x, t, cond).float()
+        with unet_guard.calibrating():
+            output = model.apply_model(x, t, cond).float()
         if getattr(model, "parameterization", "eps") != "v":
             return output
         alpha = alphas[timestep].to(x.device)

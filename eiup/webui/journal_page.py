@@ -135,8 +135,9 @@ def _table(page: Page) -> str:
 
 
 def _rows(record: Mapping[str, Any], image_columns: Iterable[str]) -> str:
-    """An image's rows, one a concept; the first has the cells that belong to all of them."""
-    concepts = objects(record, "concepts") or [{}]
+    """An image's rows, one a concept; the first has the cells that belong to all of them. What is no image
+    has its message in place of a concept."""
+    concepts = objects(record, "concepts") or [{"concept": record.get("message")}]
     image = "".join(_cell(name, record.get(name), rows=len(concepts)) for name in image_columns)
     rows = ["".join(_cell(name, concept.get(name)) for name in CONCEPT_COLUMNS) for concept in concepts]
     rows[0] = image + rows[0]

@@ -17,7 +17,7 @@ from .. import texts
 from ..concepts import parse_concepts
 from ..errors import RequestError
 from ..request import FIELD, FIELDS, INFOTEXT_KEY, ErasureRequest
-from . import preset_controls, result_panel
+from . import policy_panel, preset_controls, result_panel
 from .errors_shown import error_as_html
 from .stores import current_checkpoint, feedback_store, preset_store
 from .token_counter import token_counter
@@ -26,7 +26,9 @@ from .token_counter import token_counter
 def accordion(elem_id: Callable[[str], str]) -> list[Any]:
     """Build the accordion; its components in the order of :data:`eiup.request.FIELDS`."""
     fields = dict(FIELD)
-    with InputAccordion(False, label=fields["enabled"].label, elem_id=elem_id("enabled")) as enabled:
+    locked = policy_panel.is_locked()
+    with InputAccordion(locked, label=fields["enabled"].label, elem_id=elem_id("enabled")) as enabled:
+        policy_panel.build(elem_id)
         concepts = gr.Textbox(
             label=fields["concepts"].label,
             info=fields["concepts"].help,

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from modules import shared
 
 from ..errors import EiupError, RequestError
-from . import journal_routes, preset_routes
+from . import journal_routes, policy_routes, preset_routes
 from .stores import current_checkpoint, feedback_store
 
 
@@ -37,6 +37,7 @@ def add_routes(_demo: Any, app: FastAPI) -> None:
     app.add_api_route(path, delete_feedback, methods=["DELETE"], **options)
     for path, endpoint, documentation in journal_routes.ROUTES:
         app.add_api_route(path, endpoint, methods=["GET"], openapi_extra=documentation, **options)
+    app.add_api_route("/eiup/v1/policy", policy_routes.get_policy, methods=["GET"], **options)
     preset_routes.add_routes(app, options)
 
 

@@ -172,12 +172,15 @@ class SamplingPass:
 
     def _withhold(self) -> None:
         """What is not erased yet is neither previewed nor left as the image where the user stops here."""
-        withheld = self._eraser.withheld
+        withheld = self._withheld()
         sampler = self._denoiser_call.denoiser.sampler
         if withheld and sampler.last_latent is not None:
             shared.state.current_latent = None
             sampler.last_latent = sampler.last_latent.clone()
             sampler.last_latent[sorted(withheld)] = 0
+
+    def _withheld(self) -> set[int]:
+        return self._eraser.withheld
 
     def _use_twin(self, params: AfterCFGCallbackParams) -> None:
         call, output = self._denoiser_call, params.x

@@ -10,7 +10,9 @@ from modules import paths, shared
 from ..concepts import is_number_within
 from ..feedback import Feedback
 from ..journal import Journal
+from ..policy import JournalSettings
 from ..presets import Presets
+from . import in_force
 
 
 def current_checkpoint() -> str:
@@ -33,10 +35,23 @@ def journal_folder() -> Path:
     return Path(chosen) if chosen else Path(paths.data_path) / "log" / "eiup"
 
 
+def journal_settings() -> JournalSettings:
+    """The policy's, where there is one, else those of the webui."""
+    if (policy := in_force.policy()) is not None:
+        return policy.journal
+    data = shared.opts.data
+    return JournalSettings(
+        bool(data.get("eiup_journal", True)),
+        bool(data.get("eiup_journal_prompts")),
+        _limit("eiup_journal_days"),
+        _limit("eiup_journal_megabytes"),
+    )
+
+
 def current_journal() -> Journal:
     """The journal as the settings want it."""
-    days, megabytes = (_limit(f"eiup_journal_{name}") for name in ("days", "megabytes"))
-    return _open_journal(journal_folder(), days, megabytes * 1e6)
+    settings = journal_settings()
+    return _open_journal(journal_folder(), settings.days, settings.megabytes * 1e6)
 
 
 def _limit(setting: str) -> float:

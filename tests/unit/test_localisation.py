@@ -16,7 +16,7 @@ NAMED_VALUES = re.compile(r"\{\w+\}")
 # Words that another language has from English.
 THE_SAME = {"de_DE": {"Name", "Seed", "Checkpoint", "Prompt"}}
 
-OF_THE_PAGE = ("page", "preset_controls", "journal_page", "result_panel", "token_counter")
+OF_THE_PAGE = ("page", "preset_controls", "journal_page", "result_panel", "token_counter", "policy_panel")
 # Examples of what is typed, and calls of JavaScript.
 NO_WORDS = {"placeholder", "_js"}
 TAG_OR_ATTRIBUTE = re.compile(r"<[^>]*>|\w+='[^']*'")

@@ -22,7 +22,7 @@ import sys
 import gradio as gr
 import torch
 
-from modules import script_callbacks, scripts, sd_unet, shared
+from modules import images, processing, script_callbacks, scripts, sd_samplers, sd_unet, shared
 
 
 class Probe:
@@ -39,7 +39,7 @@ class Probe:
         self.rerun_difference = None
         self.unet_calls = self.denoiser_calls = 0
         self.params = None
-        self.watching = False
+        self.watching: list = []
         self.seen: dict = {}
 
     def reset(self):
@@ -125,10 +125,13 @@ class Probe:
             return
         self.params, self.inner = params, params.denoiser.inner_model
         self.denoiser_calls += 1
-        if self.orders.get("watch") and not self.watching:
-            self.watching = True
+        if self.orders.get("watch") and params.denoiser.step == 0:
+            # In each pass anew, so that they come after EIUP's.
+            while self.watching:
+                self.watching.pop().remove()
             for layer in self.layers():
-                self.hook(layer.to_out[0].register_forward_pre_hook(self._see_after))
+                self.watching.append(layer.to_out[0].register_forward_pre_hook(self._see_after))
+                self.hook(self.watching[-1])
         if self.orders.get("clone"):
             params.x = params.x.clone()
         if self.denoiser_calls == 2 and self.orders.get("stop_in_call"):
@@ -153,11 +156,18 @@ class Probe:
         return {
             "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules),
             "running": len(sampling._running),
+            "wrapped": [name for name, found in WRAPPED.items() if "eiup" in found.__globals__["__name__"]],
             "calls": self.calls,
             "rerun_difference": self.rerun_difference,
         }
 
 
+WRAPPED = {
+    "process_images_inner": processing.process_images_inner,
+    "sample": processing.StableDiffusionProcessingTxt2Img.sample,
+    "create_sampler": sd_samplers.create_sampler,
+    "save_image": images.save_image,
+}
 probe = Probe()
 
 
