@@ -337,11 +337,14 @@ class ConceptEraser:
 
     def _after_unet(self, unet: nn.Module, args: tuple, output: Tensor) -> None:
         call, self._call = self._call, None
-        if call is None or not call.erased:
-            self._end_call()
-            if call is not None and self.tally is not None:
-                self.tally.decide(call.rows)
-            return
+        if call is not None and call.erased:
+            self._finish(call)
+        self._end_call()
+        if call is not None and self.tally is not None:
+            self.tally.decide(call.rows)
+
+    def _finish(self, call: UNetCall) -> None:
+        """Look at the images where it is time to, and record what was done."""
         if call.layers != len(self.layers):
             raise ErasureError(
                 f"only {call.layers} of the U-Net's {len(self.layers)} text cross-attention layers were "
@@ -350,10 +353,7 @@ class ConceptEraser:
         if call.looks:
             images = [call.rows[row].image for row in call.erased]
             self.opened |= self.watch.look(call.index, images, self._wanted, call.latent_size)
-        self._end_call()
         self.recorder.add(call.evidence())
-        if self.tally is not None:
-            self.tally.decide(call.rows)
 
     def _end_call(self) -> None:
         self._queries.clear()
