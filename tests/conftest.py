@@ -78,11 +78,15 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def browser(chromium: str) -> Iterator[object]:
-    """Playwright's ``Browser``, headless, on the machine's own Chromium."""
+    """Playwright's ``Browser``, headless, that draws in software and asks nothing of other machines."""
     from playwright.sync_api import sync_playwright
 
+    switches = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+                "disable-component-update", "disable-sync")  # fmt: skip
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=[f"--{name}" for name in switches]
+        )
         yield browser
         browser.close()
 

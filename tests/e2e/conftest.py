@@ -36,21 +36,6 @@ def webui(request: pytest.FixtureRequest) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def browser(chromium: str) -> Iterator[Any]:
-    """Playwright's ``Browser``, headless, that draws in software and asks nothing of other machines."""
-    from playwright.sync_api import sync_playwright
-
-    switches = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-                "disable-component-update", "disable-sync")  # fmt: skip
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=[f"--{name}" for name in switches]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
 def data_folder(webui: Client) -> Path:
     """Where the webui keeps its files; tests that look at them are skipped where it runs elsewhere."""
     folder = Path(webui.get("/sdapi/v1/cmd-flags").json()["data_dir"])
