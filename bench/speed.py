@@ -36,7 +36,7 @@ from eiup.concepts import Concept
 from eiup.eraser import ConceptEraser, EncodedConcept, layer_values, text_cross_attention
 from eiup.gate import Calibration, PromptGate
 from eiup.maps import FormingMaps, mapped_layer
-from eiup.probes import Probe, probed_layers
+from eiup.probes import Probe, Sight, probed_layers
 from eiup.request import ErasureRequest
 from eiup.rows import conditional_then_unconditional
 from eiup.watch import SHARES, Erasure, Watch
@@ -147,11 +147,12 @@ class _Steps:
             [calibration] * count,
         )
         width = sum(layer.to_q.in_features for layer in looked_at)
-        watch = Watch(looked_at, [Probe((0.0,) * width, 0.0)] * count, self.empty.device)
+        sight = Sight(looked_at, [Probe((0.0,) * width, 0.0)] * count, self.empty.device)
+        watch = Watch(sight)
         if kind.gate_open:
             # As in a pass that was begun anew, up to its look: each concept at a place of its own.
             watch.erased = {(0, k): Erasure(SHARES[0], torch.rand(8, 8)) for k in range(count)}
-        maps = FormingMaps(mapped_layer(layers)) if kind.maps else None
+        maps = FormingMaps(mapped_layer(layers), sight) if kind.maps else None
         return ConceptEraser(
             self.unet, concepts, self.empty, mode="adaptive", gate=gate, watch=watch, maps=maps
         )
@@ -165,7 +166,7 @@ class _Steps:
             if eraser:
                 eraser.rows = conditional_then_unconditional(1)
                 if eraser.maps:
-                    eraser.maps = FormingMaps(eraser.maps.layer)  # those of other latents
+                    eraser.maps = FormingMaps(eraser.maps.layer, eraser.maps.sight)  # those of other latents
             before_step()
             started = time.perf_counter()
             self.unet(latents, timesteps, context=self.context)

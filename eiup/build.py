@@ -19,7 +19,7 @@ from .eraser import (
 )
 from .gate import PromptGate, calibrate
 from .maps import FormingMaps, mapped_layer
-from .probes import WEIGHT, Denoiser, Probe, ProbeMaker, probed_layers
+from .probes import WEIGHT, Denoiser, Probe, ProbeMaker, Sight, probed_layers
 from .schedule import Window
 from .watch import Watch
 
@@ -48,14 +48,14 @@ def build_eraser(
     training_steps = len(denoiser.alphas_cumprod)
     layers = text_cross_attention(unet)
     values = layer_values(context_transform)
-    gate = watch = None
+    gate = sight = None
     if mode in ("adaptive", "strict"):
         calibrations = [
             calibrate(c.name, c.context, c.tokens, empty, layers, values, encode, cache) for c in concepts
         ]
         contexts = torch.stack([c.context for c in concepts])
         gate = PromptGate(layers, values, contexts, [c.tokens for c in concepts], empty, calibrations)
-    if mode == "adaptive" and watches:
+    if mode == "adaptive" and watches or maps:
         looked_at = probed_layers(layers)
         make_probe = ProbeMaker(looked_at, empty, encode, denoiser, cache)
 
@@ -70,7 +70,7 @@ def build_eraser(
                 lambda: ConceptEraser(unet, alone, empty, None, context_transform, training_steps),
             )
 
-        watch = Watch(looked_at, [probe_of(concept) for concept in concepts], empty.device, window)
+        sight = Sight(looked_at, [probe_of(concept) for concept in concepts], empty.device)
     return ConceptEraser(
         unet,
         concepts,
@@ -80,6 +80,6 @@ def build_eraser(
         training_steps,
         mode=mode,
         gate=gate,
-        watch=watch,
-        maps=FormingMaps(mapped_layer(layers)) if maps else None,
+        watch=Watch(sight, window) if mode == "adaptive" and watches else None,
+        maps=FormingMaps(mapped_layer(layers), sight) if maps else None,
     )

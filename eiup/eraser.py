@@ -350,22 +350,27 @@ class ConceptEraser:
                 f"only {call.layers} of the U-Net's {len(self.layers)} text cross-attention layers were "
                 "corrected. Another extension may have replaced the others: disable it, or EIUP"
             )
+        images = [call.rows[row].image for row in call.erased]
+        if call.maps:
+            self.maps.see(images, call.index, call.progress)
         if call.looks:
-            images = [call.rows[row].image for row in call.erased]
             self.opened |= self.watch.look(call.index, images, self._wanted, call.latent_size)
         self.recorder.add(call.evidence())
 
     def _end_call(self) -> None:
         self._queries.clear()
-        if self.watch is not None:
-            self.watch.forget()
+        for observer in (self.watch, self.maps):
+            if observer is not None:
+                observer.sight.forget()
 
     def _keep_queries(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             if self._call is not None and (self._call.needs_queries or self._maps(layer)):
                 self._queries[layer] = output
             if self._call is not None and self._call.looks:
-                self.watch.keep(layer, args[0])
+                self.watch.sight.keep(layer, args[0])
+            if self._call is not None and self._call.maps:
+                self.maps.sight.keep(layer, args[0])
 
         return hook
 

@@ -4,6 +4,10 @@ The map of a concept is ``||F_k||`` at every position, over all heads, in the fi
 the up path at its highest resolution. It tells of a concept only as long as the concept is not erased, so it
 is collected up to the look of the adaptive mode (:mod:`eiup.watch`), in a sampling pass in which nothing is
 erased up to there. What is seen later says more: calls count with the square of sampling progress.
+
+Where a word is attended is not always where it forms; the concept's probe tells more surely where, but at a
+lower resolution. So where it sees the concept in the last of these calls, only the places remain that have at
+least ``PLACE`` of the image's ``q``.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .overlay import LARGEST, LEVELS, map_values
-from .places import map_size
-from .probes import WATCHED_AT
+from .places import highest, map_size, resize
+from .probes import WATCHED_AT, Sight
+from .watch import PLACE, SEEN
 
 
 def mapped_layer(layers: Mapping[str, nn.Module]) -> nn.Module:
@@ -29,9 +34,10 @@ def mapped_layer(layers: Mapping[str, nn.Module]) -> nn.Module:
 class FormingMaps:
     """The maps of one sampling pass, by image and concept."""
 
-    def __init__(self, layer: nn.Module):
-        self.layer = layer
+    def __init__(self, layer: nn.Module, sight: Sight):
+        self.layer, self.sight = layer, sight
         self._sums: dict[int, Tensor] = {}
+        self._q: dict[int, Tensor] = {}
         self._latent_size: tuple[int, int] | None = None
         self._last: float | None = None
 
@@ -44,6 +50,13 @@ class FormingMaps:
     def close(self) -> None:
         """Erasing begins."""
         self._last = -1.0
+
+    def see(self, images: Sequence[int], rows: slice | Tensor, at: float) -> None:
+        """Look at ``rows`` of a U-Net call, which belong to ``images [R]``, where it is the last one."""
+        if at != self._last:
+            return
+        for image, q in zip(images, self.sight.q(rows)):
+            self._q[image] = torch.maximum(self._q.get(image, q), q)
 
     def add(self, images: Sequence[int], at: float, features: Tensor, latent_size: tuple[int, int]) -> None:
         """``||F_k||`` of rows of a U-Net call, ``[R, N, K]``, which belong to ``images [R]``."""
@@ -58,7 +71,21 @@ class FormingMaps:
             return None
         by_position = self._sums[image].float().cpu()
         size = map_size(len(by_position), *self._latent_size)
-        return [encode_map(of_concept.unflatten(0, size)) for of_concept in by_position.T] if size else None
+        if size is None:
+            return None
+        maps = by_position.T.unflatten(1, size)
+        if image in self._q and (coarse := map_size(len(self._q[image]), *self._latent_size)):
+            q = self._q[image].T.unflatten(1, coarse)
+            maps = torch.stack(list(map(_at_places, maps, q)))
+        return [encode_map(of_concept) for of_concept in maps]
+
+
+def _at_places(values: Tensor, q: Tensor) -> Tensor:
+    """``values [H, W]``, above their median, at the places where ``q [h, w]`` sees the concept; all of them
+    where it sees nothing."""
+    if q.amax() < SEEN:
+        return values
+    return (values - values.median()).clamp_min(0) * resize(highest(q, PLACE), tuple(values.shape))
 
 
 def encode_map(values: Tensor) -> str:

@@ -83,6 +83,30 @@ class Probe:
         return cls(tuple(map(float, stored["direction"])), float(stored["offset"]))
 
 
+class Sight:
+    """What the probes of several concepts see in the ``layers`` of a U-Net call."""
+
+    def __init__(self, layers: Sequence[nn.Module], probes: Sequence[Probe], device: torch.device):
+        self.layers = tuple(layers)
+        self._directions = torch.tensor([probe.direction for probe in probes], device=device)
+        self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
+        self._features: dict[nn.Module, Tensor] = {}
+
+    def keep(self, layer: nn.Module, features: Tensor) -> None:
+        """What enters the attention of ``layer`` in this U-Net call, ``[B, N, D_layer]``."""
+        if layer in self.layers:
+            self._features[layer] = features
+
+    def forget(self) -> None:
+        """The U-Net call is over."""
+        self._features.clear()
+
+    def q(self, rows: slice | Tensor) -> Tensor:
+        """``q`` at every position of the ``rows`` of the U-Net call, ``[R, N, K]``, on the CPU."""
+        h = torch.cat([self._features[layer][rows].float() for layer in self.layers], dim=-1)
+        return (h @ self._directions.T - self._offsets).cpu()
+
+
 def probed_layers(layers: Mapping[str, nn.Module]) -> list[nn.Module]:
     """The layers whose features are looked at: the first of the up path, where images are smallest."""
     up = [layer for name, layer in layers.items() if name.startswith("output_blocks")]

@@ -34,11 +34,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .gate import LOW
 from .places import highest, map_size, widened
-from .probes import WATCHED_AT, Probe
+from .probes import WATCHED_AT, Sight
 from .schedule import Window
 
 NAMED = 0.8
@@ -86,7 +86,7 @@ NOTHING = Erasure(0.0)
 
 
 class Watch:
-    """Looks at the images of a sampling pass with the probes of its concepts, in U-Net ``layers``.
+    """Looks at the images of a sampling pass with the ``sight`` that the probes of its concepts give.
 
     ``window`` is that of erasure.
 
@@ -95,21 +95,12 @@ class Watch:
     mistaken.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        probes: Sequence[Probe],
-        device: torch.device,
-        window: Window | None = None,
-    ):
-        self.layers = tuple(layers)
+    def __init__(self, sight: Sight, window: Window | None = None):
+        self.sight = sight
         window = window or Window()
         self._covered = window.start <= 0 and window.end >= WATCHED_AT
         self.seen: dict[int, Tensor] = {}
         self.erased: dict[tuple[int, int], Erasure] = {}
-        self._directions = torch.tensor([probe.direction for probe in probes], device=device)
-        self._offsets = torch.tensor([probe.offset for probe in probes], device=device)
-        self._features: dict[nn.Module, Tensor] = {}
         self._likeness: dict[int, list[float]] = {}
         self._maps: dict[int, Tensor] = {}
         self._next: dict[tuple[int, int], Erasure] = {}
@@ -205,20 +196,6 @@ class Watch:
         for image, heard in zip(images, likeness):
             self._likeness[image] = list(map(max, heard, self._likeness.get(image, heard)))
 
-    def keep(self, layer: nn.Module, features: Tensor) -> None:
-        """What enters the attention of ``layer`` in this U-Net call, ``[B, N, D_layer]``."""
-        if layer in self.layers:
-            self._features[layer] = features
-
-    def forget(self) -> None:
-        """The U-Net call is over."""
-        self._features.clear()
-
-    def maps(self, rows: slice | Tensor) -> Tensor:
-        """``q`` at every position of the ``rows`` of the U-Net call, ``[R, N, K]``, on the CPU."""
-        h = torch.cat([self._features[layer][rows].float() for layer in self.layers], dim=-1)
-        return (h @ self._directions.T - self._offsets).cpu()
-
     def look(
         self,
         rows: slice | Tensor,
@@ -228,7 +205,7 @@ class Watch:
     ) -> set[int]:
         """Look for the ``wanted`` concepts in ``rows`` of the U-Net call, which belong to ``images [R]``, of
         latents ``[H, W]``. Returns the images to begin anew."""
-        for image, by_position in zip(images, self.maps(rows)):
+        for image, by_position in zip(images, self.sight.q(rows)):
             # The webui may make a U-Net call of each row of an image.
             self._maps[image] = torch.maximum(self._maps.get(image, by_position), by_position)
         for image in set(images):

@@ -12,7 +12,7 @@ from eiup.build import build_eraser
 from eiup.eraser import ConceptEraser, text_cross_attention
 from eiup.gate import EMPHASIS
 from eiup.preserve import Twin
-from eiup.probes import Denoiser, Probe, probed_layers
+from eiup.probes import Denoiser, Probe, Sight, probed_layers
 from eiup.rows import Row
 from eiup.sampling import sample_erased
 from eiup.schedule import Window
@@ -154,17 +154,17 @@ def test_a_suspended_eraser_changes_nothing_and_says_what_it_would_have():
 # ------------------------------------------------------------------------------------------ watch
 
 
-class SeeingWatch(Watch):
+class GivenSight(Sight):
     """Sees its concepts with ``q[i][k]`` in its look ``i``, and from the last one on the same: at the bottom
     of the image, and elsewhere nothing."""
 
-    def __init__(self, layers, q, window):
+    def __init__(self, layers, q):
         width = sum(layer.to_q.in_features for layer in layers)
-        super().__init__(layers, [Probe((0.0,) * width, 0.0)] * len(q[0]), torch.device("cpu"), window)
+        super().__init__(layers, [Probe((0.0,) * width, 0.0)] * len(q[0]), torch.device("cpu"))
         self.coming = list(q)
 
-    def maps(self, rows):
-        maps = super().maps(rows)
+    def q(self, rows):
+        maps = super().q(rows)
         assert maps.shape[0] == 1
         maps[:, -round(maps.shape[1] ** 0.5) :] = torch.tensor(
             self.coming.pop(0) if len(self.coming) > 1 else self.coming[0]
@@ -174,7 +174,7 @@ class SeeingWatch(Watch):
 
 def watching(unet, *q, weight=2.0, window=None):
     """An eraser that sees its concepts with ``q[i][k]`` in its look ``i``, whatever the image shows."""
-    watch = SeeingWatch(probed_layers(text_cross_attention(unet)), q, window)
+    watch = Watch(GivenSight(probed_layers(text_cross_attention(unet)), q), window)
     concepts = [make_concept(str(k), (1, 2), weight, k + 1) for k in range(len(q[0]))]
     gate = gated_eraser(unet, concepts).gate
     return ConceptEraser(unet, concepts, EMPTY, window, mode="adaptive", gate=gate, watch=watch)

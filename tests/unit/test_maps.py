@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eiup.maps import decode_map, encode_map
+from eiup.maps import FormingMaps, decode_map, encode_map
+from eiup.probes import Probe, Sight
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
@@ -37,3 +38,22 @@ def test_the_shape_of_the_image_is_kept():
 def test_what_is_no_map_is_refused(text):
     with pytest.raises(ValueError, match=".*"):
         decode_map(text)
+
+
+@pytest.mark.parametrize(("offset", "found"), [(0.0, (4, 4)), (5.0, (1, 6))])
+def test_a_map_has_its_maximum_where_the_probe_sees_the_concept_if_it_does(offset, found):
+    """The word is attended at one place, with less at another, where the concept forms."""
+    layer = torch.nn.Identity()
+    maps = FormingMaps(layer, Sight([layer], [Probe((1.0,), offset)], torch.device("cpu")))
+    features = torch.zeros(8, 8)
+    features[1, 6], features[4, 4] = 2.0, 1.0
+    q = torch.zeros(4, 4)
+    q[2, 2] = 1.0
+    for at in (0.1, 0.2, 0.4):
+        assert maps.collects(at)
+        maps.add([0], at, features.reshape(1, -1, 1), (8, 8))
+        maps.sight.keep(layer, q.reshape(1, -1, 1))
+        maps.see([0], slice(None), at)
+    assert not maps.collects(0.5)
+    (text,) = maps.of(0)
+    assert divmod(int(decode_map(text).argmax()), 8) == found

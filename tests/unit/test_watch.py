@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eiup.calibration import CalibrationCache
-from eiup.probes import IMAGES_PER_ANCHOR, Denoiser, Probe, ProbeMaker, fit
+from eiup.probes import IMAGES_PER_ANCHOR, Denoiser, Probe, ProbeMaker, Sight, fit
 from eiup.watch import BOUND, Watch
 
 WIDTH, POSITIONS = 16, 9
@@ -21,13 +21,13 @@ def images(count, shown, seed):
     return features, where
 
 
-def watch_with(*probes):
+def sight_of(*probes):
     layer = torch.nn.Identity()
-    watch = Watch([layer], probes, torch.device("cpu"))
+    sight = Sight([layer], probes, torch.device("cpu"))
 
     def see(features):
-        watch.keep(layer, features)
-        return watch.maps(slice(None)).amax(dim=1)
+        sight.keep(layer, features)
+        return sight.q(slice(None)).amax(dim=1)
 
     return see
 
@@ -35,7 +35,7 @@ def watch_with(*probes):
 def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():
     shown, where = images(12, True, 0)
     probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
-    see = watch_with(probe)
+    see = sight_of(probe)
     assert see(shown)[:, 0].quantile(0.1) == pytest.approx(1, abs=1e-4)
     assert (see(images(30, True, 2)[0])[:, 0] >= BOUND).all()
     assert (see(images(30, False, 3)[0])[:, 0] < BOUND).all()
@@ -44,7 +44,7 @@ def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():
 def test_neutral_images_may_show_the_concept_now_and_then():
     shown, where = images(12, True, 0)
     neutral = torch.cat([images(24, False, 4)[0], images(16, True, 5)[0]])
-    see = watch_with(fit(shown, where, ~where, images(40, False, 1)[0], neutral))
+    see = sight_of(fit(shown, where, ~where, images(40, False, 1)[0], neutral))
     assert (see(images(30, True, 2)[0])[:, 0] >= BOUND).all()
     assert (see(images(30, False, 3)[0])[:, 0] < BOUND).all()
 
@@ -52,14 +52,14 @@ def test_neutral_images_may_show_the_concept_now_and_then():
 def test_what_every_image_shows_is_never_seen():
     shown, where = images(12, True, 0)
     probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, True, 4)[0])
-    assert (watch_with(probe)(shown) == 0).all()
+    assert (sight_of(probe)(shown) == 0).all()
 
 
 def test_what_comes_along_with_a_concept_does_not_tell_it():
     company = torch.eye(WIDTH)[7] * 20.0
     shown, where = images(12, True, 0)
     probe = fit(shown + company, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
-    see = watch_with(probe)
+    see = sight_of(probe)
     assert see(images(30, False, 3)[0] + company).max() < BOUND
     assert see(images(30, True, 2)[0] + company).min() >= BOUND
 
@@ -68,14 +68,14 @@ def test_concepts_are_seen_each_by_its_own_probe():
     shown, where = images(12, True, 0)
     probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
     blind = Probe((0.0,) * WIDTH, 0.0)
-    q = watch_with(blind, probe)(shown)
+    q = sight_of(blind, probe)(shown)
     assert (q[:, 0] == 0).all()
     assert (q[:, 1] > 0.5).all()
 
 
 def test_a_word_that_the_model_does_not_know_is_never_seen():
     shown, where = images(12, False, 0)
-    see = watch_with(fit(shown, where, ~where, images(12, False, 1)[0], images(40, False, 4)[0]))
+    see = sight_of(fit(shown, where, ~where, images(12, False, 1)[0], images(40, False, 4)[0]))
     assert (see(torch.cat([shown, images(40, False, 5)[0]])) == 0).all()
 
 
@@ -88,7 +88,7 @@ class Watching:
 
     def __init__(self):
         self.layer = torch.nn.Identity()
-        self.watch = Watch([self.layer], [Probe((1.0,), 0.0)], torch.device("cpu"))
+        self.watch = Watch(Sight([self.layer], [Probe((1.0,), 0.0)], torch.device("cpu")))
 
     def sees(self, places):
         """How the concept is erased after a pass in which it is seen so."""
@@ -98,7 +98,7 @@ class Watching:
         watch.looks(0.0)
         watch.hear([0], [[0.8]])
         assert watch.looks(0.4)
-        watch.keep(self.layer, q.flatten()[None, :, None])
+        watch.sight.keep(self.layer, q.flatten()[None, :, None])
         begins_anew = bool(watch.look(slice(None), [0], [0], SIZE))
         if begins_anew:
             watch.begin_anew()
@@ -193,7 +193,7 @@ def test_a_probe_is_made_from_images_with_and_without_the_concept():
     features = torch.randn(8, 9, WIDTH, generator=torch.Generator().manual_seed(7)) * 0.5
     with_concept = features.clone()
     with_concept[:, 2] += SIGN
-    see = watch_with(probe)
+    see = sight_of(probe)
     assert see(with_concept)[:, 0].min() > see(features)[:, 0].max()
 
 
