@@ -24,6 +24,9 @@ Where more than ``IDLE`` of ``q`` is left under all shares, the concept is erase
 than ``MISTAKEN`` of it is left in the end, and the prompt gave no sign, the probe saw something else. Such
 an image is begun anew as it was.
 
+What is not to be seen yet, or is erased up to the look, may form behind it. A last look at ``LATE`` tells: an
+image in which a concept then has ``q`` of ``BOUND`` is begun anew with it erased, or with the next share.
+
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
 """
@@ -31,7 +34,7 @@ the window of erasure leaves out a part of the schedule up to there, what is see
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +70,8 @@ ALIKE = 0.85
 # this early for a probe to speak against the prompt.
 EARLY = 0.1
 TIMELY = 0.5
+# Sampling progress at which images are looked at once more.
+LATE = 0.68
 
 
 class BeginAnew(Exception):  # noqa: N818 - a signal, not an error
@@ -99,17 +104,22 @@ class Watch:
         self.sight = sight
         window = window or Window()
         self._covered = window.start <= 0 and window.end >= WATCHED_AT
+        self._covered_late = self._covered and window.end >= LATE
         self.seen: dict[int, Tensor] = {}
         self.erased: dict[tuple[int, int], Erasure] = {}
         self._likeness: dict[int, list[float]] = {}
         self._maps: dict[int, Tensor] = {}
+        self._late_maps: dict[int, Tensor] = {}
         self._next: dict[tuple[int, int], Erasure] = {}
+        self._settled: set[tuple[int, int]] = set()
         self._by_prompt: set[tuple[int, int]] = set()
         self._dismissed: set[tuple[int, int]] = set()
         self._unerased: dict[tuple[int, int], Tensor] = {}
+        self._most: dict[tuple[int, int], float] = {}
         self._last_maps: dict[int, Tensor] = {}
         self._began_at: float | None = None
         self._looked_at: float | None = None
+        self._looked_late_at: float | None = None
         self._closed = False
 
     @property
@@ -146,10 +156,11 @@ class Watch:
         """A sampling pass begins; what was seen in the last one is erased in it."""
         self.erased.update(self._next)
         self._next.clear()
-        self._last_maps, self._maps = self._maps, {}
+        self._last_maps, self._maps, self._late_maps = self._maps, {}, {}
+        self._settled.clear()
         self._likeness.clear()
         self._dismissed.clear()
-        self._began_at = self._looked_at = None
+        self._began_at = self._looked_at = self._looked_late_at = None
 
     def close(self) -> None:
         """Look no more in this pass, since it cannot be begun anew: what was seen is erased from here on, and
@@ -159,18 +170,22 @@ class Watch:
 
     def check(self, at: float) -> None:
         """Raise :class:`BeginAnew` where progress ``at`` lies behind a look that saw a concept."""
-        if self._next and at != self._looked_at:
+        if self._next and at not in (self._looked_at, self._looked_late_at):
             raise BeginAnew
 
     def looks(self, at: float) -> bool:
-        """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough."""
+        """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough, and
+        of the first one as late as ``LATE``."""
         if self._began_at is None:
             self._began_at = at
         if self._closed or at < WATCHED_AT - 0.01:
             return False
         if self._looked_at is None:
             self._looked_at = at
-        return at == self._looked_at
+        elif self._looked_late_at is None and at != self._looked_at and at >= LATE - 0.01:
+            self._looked_late_at = at
+            self._settled = set(self._next)
+        return at in (self._looked_at, self._looked_late_at)
 
     def _is_behind(self, at: float) -> bool:
         """Whether progress ``at`` lies behind the look of this pass, or there is none to come."""
@@ -205,22 +220,27 @@ class Watch:
     ) -> set[int]:
         """Look for the ``wanted`` concepts in ``rows`` of the U-Net call, which belong to ``images [R]``, of
         latents ``[H, W]``. Returns the images to begin anew."""
+        late = self._looked_late_at is not None
+        maps, next_erasure = (self._late_maps, self._next_late) if late else (self._maps, self._next_erasure)
         for image, by_position in zip(images, self.sight.q(rows)):
             # The webui may make a U-Net call of each row of an image.
-            self._maps[image] = torch.maximum(self._maps.get(image, by_position), by_position)
+            maps[image] = torch.maximum(maps.get(image, by_position), by_position)
         for image in set(images):
-            by_position = self._maps[image]
+            by_position = maps[image]
             size = map_size(len(by_position), *latent_size)
             q = by_position.amax(dim=0)
             self.seen[image] = torch.maximum(self.seen.get(image, q), q)
             for k in wanted:
+                if (image, k) in self._settled:
+                    continue
                 self._next.pop((image, k), None)
-                if erasure := self._next_erasure((image, k), by_position[:, k], size):
+                if erasure := next_erasure((image, k), by_position[:, k], size):
                     self._next[image, k] = erasure
         return {image for image, _ in self._next}
 
     def _next_erasure(self, pair: tuple[int, int], q: Tensor, size: tuple[int, int] | None) -> Erasure | None:
         """How to erase in a pass that is begun anew, from ``q [N]`` at places of this size; None to go on."""
+        self._most[pair] = max(self._most.get(pair, float("-inf")), float(q.amax()))
         if pair not in self.erased:
             self._unerased[pair] = q
             share = self._first_share(pair, float(q.amax()))
@@ -241,11 +261,27 @@ class Watch:
         share = self._next_share(pair, float(q.amax()))
         if share is None:
             return None
+        erasure = self._also_at(known, share, q, size)
+        if idle and known.places is not None and erasure.places is not None:
+            return replace(erasure, places=widened(erasure.places))
+        return erasure
+
+    def _next_late(self, pair: tuple[int, int], q: Tensor, size: tuple[int, int] | None) -> Erasure | None:
+        """The same where ``q [N]`` is that of the late look: what formed behind the first one."""
+        if q.amax() < BOUND or not (self.tells_effect and self._covered_late):
+            return None
+        known = self.erased.get(pair)
+        if known is None or known.share == UNSEEN:
+            return Erasure(SHARES[0], self._places(SHARES[0], q, size))
+        if known.share not in SHARES[:-1]:
+            return None
+        return self._also_at(known, SHARES[SHARES.index(known.share) + 1], q, size)
+
+    def _also_at(self, known: Erasure, share: float, q: Tensor, size: tuple[int, int] | None) -> Erasure:
+        """Erasure with another share, where it is ``known`` and where ``q [N]`` sees the concept now."""
         places = self._places(share, q, size)
         if known.places is not None and share in SHARES:
             places = known.places if places is None else torch.maximum(known.places, places)
-            if idle:
-                places = widened(places)
         return Erasure(share, places)
 
     def _places(self, share: float, q: Tensor, size: tuple[int, int] | None) -> Tensor | None:
@@ -256,8 +292,7 @@ class Watch:
 
     def _next_share(self, pair: tuple[int, int], left: float) -> float | None:
         """The share to begin anew with where this much of ``q`` is left; None to go on."""
-        image, concept = pair
-        share, most = self.erased[pair].share, float(self.seen[image][concept])
+        share, most = self.erased[pair].share, self._most[pair]
         if left <= max(CLEAN, STUBBORN * most):
             return None
         if share == _LADDER[-1] or share == SHARES[-1] and left <= IDLE * most:

@@ -180,7 +180,7 @@ def watching(unet, *q, weight=2.0, window=None):
     return ConceptEraser(unet, concepts, EMPTY, window, mode="adaptive", gate=gate, watch=watch)
 
 
-def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 300.0, 100.0), x=None):
+def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 400.0, 350.0), x=None):
     """A sampling pass of one image under ``eraser``, a row a call."""
     passes.append([])
     x = inputs(1)[0] if x is None else x
@@ -193,7 +193,7 @@ def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 300.0
 
 
 # The first call late enough for a look is the third; the one after a look that saw something is of no use.
-LOOK, WHOLE = [900, 700, 500], [900, 700, 500, 300, 100]
+LOOK, WHOLE = [900, 700, 500], [900, 700, 500, 400, 350]
 
 
 def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window=None, quarters=1):
