@@ -24,8 +24,9 @@ Where more than ``IDLE`` of ``q`` is left under all shares, the concept is erase
 than ``MISTAKEN`` of it is left in the end, and the prompt gave no sign, the probe saw something else. Such
 an image is begun anew as it was.
 
-What is not to be seen yet, or is erased up to the look, may form behind it. A last look at ``LATE`` tells: an
-image in which a concept then has ``q`` of ``BOUND`` is begun anew with it erased, or with the next share.
+What is not to be seen yet, or is erased up to the look, may form behind it. So from ``LATE`` on images are
+looked at in every call: one in which a concept has ``q`` of ``BOUND`` is begun anew with it erased, or with
+the next of the ``SHARES``, and twice as much behind the look.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
@@ -70,7 +71,7 @@ ALIKE = 0.85
 # this early for a probe to speak against the prompt.
 EARLY = 0.1
 TIMELY = 0.5
-# Sampling progress at which images are looked at once more.
+# Sampling progress from which on images are looked at again.
 LATE = 0.68
 
 
@@ -81,10 +82,12 @@ class BeginAnew(Exception):  # noqa: N818 - a signal, not an error
 @dataclass(frozen=True)
 class Erasure:
     """How a concept is erased from an image: with what share of the weight, and how much of that counts at
-    each place, ``[h, w]`` in 0..1; None where all of it all over."""
+    each place, ``[h, w]`` in 0..1; None where all of it all over. Where there are places, ``afterwards`` of
+    the share counts all over behind the look."""
 
     share: float
     places: Tensor | None = None
+    afterwards: float = AFTERWARDS
 
 
 NOTHING = Erasure(0.0)
@@ -120,6 +123,7 @@ class Watch:
         self._began_at: float | None = None
         self._looked_at: float | None = None
         self._looked_late_at: float | None = None
+        self._is_late = False
         self._closed = False
 
     @property
@@ -175,16 +179,18 @@ class Watch:
 
     def looks(self, at: float) -> bool:
         """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough, and
-        of the first one as late as ``LATE``."""
+        of all from ``LATE`` on."""
         if self._began_at is None:
             self._began_at = at
         if self._closed or at < WATCHED_AT - 0.01:
             return False
         if self._looked_at is None:
             self._looked_at = at
-        elif self._looked_late_at is None and at != self._looked_at and at >= LATE - 0.01:
+        elif at >= LATE - 0.01 and at not in (self._looked_at, self._looked_late_at):
             self._looked_late_at = at
+            self._late_maps.clear()
             self._settled = set(self._next)
+        self._is_late = at != self._looked_at
         return at in (self._looked_at, self._looked_late_at)
 
     def _is_behind(self, at: float) -> bool:
@@ -199,7 +205,7 @@ class Watch:
             known = self.erased[pair]
             if known.places is None or not self._is_behind(at):
                 return known
-            return Erasure(known.share * AFTERWARDS)
+            return Erasure(known.share * known.afterwards)
         if not self._is_behind(at):
             return NOTHING
         # Behind the look it is too late to begin anew for what the prompt brings in only now.
@@ -267,7 +273,7 @@ class Watch:
         return erasure
 
     def _next_late(self, pair: tuple[int, int], q: Tensor, size: tuple[int, int] | None) -> Erasure | None:
-        """The same where ``q [N]`` is that of the late look: what formed behind the first one."""
+        """The same where ``q [N]`` is that of a late look: what formed behind the first one."""
         if q.amax() < BOUND or not (self.tells_effect and self._covered_late):
             return None
         known = self.erased.get(pair)
@@ -275,14 +281,15 @@ class Watch:
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
         if known.share not in SHARES[:-1]:
             return None
-        return self._also_at(known, SHARES[SHARES.index(known.share) + 1], q, size)
+        erasure = self._also_at(known, SHARES[SHARES.index(known.share) + 1], q, size)
+        return replace(erasure, afterwards=2 * known.afterwards)
 
     def _also_at(self, known: Erasure, share: float, q: Tensor, size: tuple[int, int] | None) -> Erasure:
         """Erasure with another share, where it is ``known`` and where ``q [N]`` sees the concept now."""
         places = self._places(share, q, size)
         if known.places is not None and share in SHARES:
             places = known.places if places is None else torch.maximum(known.places, places)
-        return Erasure(share, places)
+        return Erasure(share, places, known.afterwards)
 
     def _places(self, share: float, q: Tensor, size: tuple[int, int] | None) -> Tensor | None:
         """Where to erase with this share what is seen with ``q [N]``; None for all over."""
