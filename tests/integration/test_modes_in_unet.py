@@ -194,6 +194,8 @@ def denoise(unet, eraser, context, passes, timesteps=(900.0, 700.0, 500.0, 400.0
 
 # The first call late enough for a look is the third; the one after a look that saw something is of no use.
 LOOK, WHOLE = [900, 700, 500], [900, 700, 500, 400, 350]
+# With two calls that are late enough for another one.
+LATE = [900, 700, 500, 300, 100]
 
 
 def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window=None, quarters=1):
@@ -279,6 +281,31 @@ def test_what_the_prompt_names_is_erased_in_any_case(looks, passes, share, empha
     assert made == passes
     expected = expected_of(unet, concept, context, share, emphasis**EMPHASIS)
     torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("looks", "passes"),
+    [
+        ([0.1, 0.5, 0.5], [LATE]),
+        ([0.1, 0.5, 0.7, 0.1, 0.3, 0.2], [LATE, LATE]),
+        ([0.1, 0.9, 0.1, 0.3, 0.2], [LATE[:-1], LATE]),
+        ([0.1, 0.9, 0.1, 0.9, 0.1, 0.9, 0.1, 0.9], [LATE[:-1], LATE[:-1], LATE[:-1], LATE]),
+    ],
+    ids=["not seen", "seen at last", "seen late", "seen again and again"],
+)
+def test_what_forms_late_is_erased_in_a_pass_that_is_begun_anew(looks, passes, named):
+    """Looked at at progress .5, .7 and .9."""
+    unet, made = make_unet(), []
+    # What the prompt names is erased from the first look on, which costs a beginning.
+    eraser = watching(unet, *([q] for q in [0.1] * named + looks))
+    (concept,) = eraser.concepts
+    context = concept.context if named else EMPTY
+    with eraser:
+        result = sample_erased(eraser, lambda: denoise(unet, eraser, context, made, LATE))
+    assert made == ([LOOK] if named else []) + passes
+    same = torch.equal(result, denoise(unet, None, context, [], LATE))
+    assert same == (not named and len(passes) == 1)
 
 
 @pytest.mark.parametrize(("q", "erased"), [(0.1, False), (0.45, True)])

@@ -90,19 +90,24 @@ class Watching:
         self.layer = torch.nn.Identity()
         self.watch = Watch(Sight([self.layer], [Probe((1.0,), 0.0)], torch.device("cpu")))
 
-    def sees(self, places):
-        """How the concept is erased after a pass in which it is seen so."""
+    def sees(self, *looks):
+        """How the concept is erased after a pass in which it is seen so, in its first look and late ones."""
+        self.watch.looks(0.0)
+        self.watch.hear([0], [[0.8]])
+        for at, places in zip((0.4, 0.7, 0.9), looks):
+            begins_anew = self._looks(at, places)
+        return begins_anew, self.watch.erased[0, 0]
+
+    def _looks(self, at, places):
         watch, q = self.watch, torch.full(SIZE, -1.0)
         for place, value in places.items():
             q[place] = value
-        watch.looks(0.0)
-        watch.hear([0], [[0.8]])
-        assert watch.looks(0.4)
+        assert watch.looks(at)
         watch.sight.keep(self.layer, q.flatten()[None, :, None])
         begins_anew = bool(watch.look(slice(None), [0], [0], SIZE))
         if begins_anew:
             watch.begin_anew()
-        return begins_anew, watch.erased[0, 0]
+        return begins_anew
 
 
 def test_a_concept_is_erased_where_it_is_seen():
@@ -145,6 +150,17 @@ def test_a_concept_that_moves_to_a_place_where_it_is_erased_is_erased_more():
     watching.sees({FIRST: 1.0, OTHER: 0.65})
     begins_anew, _ = watching.sees({FIRST: -1.0, OTHER: 1.0})
     assert begins_anew
+
+
+def test_a_concept_that_comes_back_late_is_erased_there_too_and_more_behind_the_look():
+    watching = Watching()
+    _, first = watching.sees({FIRST: 1.0})
+    begins_anew, second = watching.sees({FIRST: -1.0}, {FIRST: -1.0}, {FIRST: -1.0, OTHER: 0.8})
+    assert begins_anew
+    assert second.share > first.share
+    assert second.afterwards > first.afterwards
+    assert second.places[FIRST] == second.places[OTHER] == 1
+    assert second.places[BESIDE] < 0.2
 
 
 class Painter(torch.nn.Module):
