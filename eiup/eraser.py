@@ -138,7 +138,7 @@ class ConceptEraser:
     ``mode`` is how the weight of a correction is found: ``constant`` (the paper), ``adaptive`` (needs a
     ``gate``), ``strict`` (the gate counts as open) or ``projection``.
 
-    With a ``watch``, the images are looked at once a sampling pass. Where a concept is seen to form, the
+    With a ``watch``, the images are looked at in some U-Net calls. Where a concept is seen to form, the
     next U-Net call raises :class:`eiup.watch.BeginAnew`; sampling is to be begun anew from the same
     noise after :meth:`begin_anew`. :func:`eiup.sampling.sample_erased` does that.
 

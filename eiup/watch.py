@@ -2,7 +2,7 @@
 
 A prompt may bring a concept in by a way of its own, which has nothing of the concept's text; and what has
 much of that text need not bring it in. But once about a third of the noise schedule is done, the U-Net's
-features say what is forming, and where. So images are looked at then, once a sampling pass, with the
+features say what is forming, and where. So images are looked at then, with the
 concepts' probes (:mod:`eiup.probes`), and up to there nothing is erased. An image is begun anew from its
 noise, with a concept erased,
 
