@@ -21,12 +21,12 @@ at the places at which the concept is seen now. Where more than ``IDLE`` is left
 was seen most clearly, what makes the concept lies beside, and it is erased around these places, too. Where
 that place has yielded, another one at which ``q`` stays ``ALIKE`` while it is erased is not the concept.
 Where more than ``IDLE`` of ``q`` is left under all shares, the concept is erased ``ALL_OVER``. Where more
-than ``MISTAKEN`` of it is left in the end, and the prompt gave no sign, the probe saw something else. Such
-an image is begun anew as it was.
+than ``MISTAKEN`` of it is left in the end, and the prompt does not even hint at the concept (``z`` below
+``HINTED``), the probe saw something else. Such an image is begun anew as it was.
 
 What is not to be seen yet, or is erased up to the look, may form behind it. So from ``LATE`` on images are
-looked at in every call: one in which a concept has ``q`` of ``BOUND`` is begun anew with it erased, or with
-the next of the ``SHARES``, and twice as much behind the look.
+looked at in every call: one in which a concept has ``q`` of ``BOUND``, of ``BOUND_LATE`` where nothing hints
+at it, is begun anew with it erased, or with the next of the ``SHARES`` and twice as much behind the look.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
@@ -46,9 +46,11 @@ from .probes import WATCHED_AT, Sight
 from .schedule import Window
 
 NAMED = 0.8
+HINTED = 0.35
 LIKELY = 0.2
 SEEN = 0.4
 BOUND = 0.6
+BOUND_LATE = 0.8
 # Of the largest q.
 PLACE = 0.6
 # Of the weight.
@@ -115,7 +117,7 @@ class Watch:
         self._late_maps: dict[int, Tensor] = {}
         self._next: dict[tuple[int, int], Erasure] = {}
         self._settled: set[tuple[int, int]] = set()
-        self._by_prompt: set[tuple[int, int]] = set()
+        self._hinted: set[tuple[int, int]] = set()
         self._dismissed: set[tuple[int, int]] = set()
         self._unerased: dict[tuple[int, int], Tensor] = {}
         self._most: dict[tuple[int, int], float] = {}
@@ -274,9 +276,10 @@ class Watch:
 
     def _next_late(self, pair: tuple[int, int], q: Tensor, size: tuple[int, int] | None) -> Erasure | None:
         """The same where ``q [N]`` is that of a late look: what formed behind the first one."""
-        if q.amax() < BOUND or not (self.tells_effect and self._covered_late):
-            return None
         known = self.erased.get(pair)
+        bound = BOUND_LATE if known is None and pair not in self._hinted else BOUND
+        if q.amax() < bound or not (self.tells_effect and self._covered_late):
+            return None
         if known is None or known.share == UNSEEN:
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
         if known.share not in SHARES[:-1]:
@@ -303,7 +306,7 @@ class Watch:
         if left <= max(CLEAN, STUBBORN * most):
             return None
         if share == _LADDER[-1] or share == SHARES[-1] and left <= IDLE * most:
-            mistaken = left > MISTAKEN * most and pair not in self._by_prompt
+            mistaken = left > MISTAKEN * most and pair not in self._hinted
             return 0.0 if mistaken else None
         return _LADDER[_LADDER.index(share) + 1]
 
@@ -314,8 +317,8 @@ class Watch:
         by_prompt = likeness > LOW
         believed = by_prompt and (q >= LIKELY or self._looked_at > TIMELY)
         self._dismissed.discard(pair)
-        if by_prompt:
-            self._by_prompt.add(pair)
+        if likeness > HINTED:
+            self._hinted.add(pair)
         if q >= SEEN and (believed or q >= BOUND):
             return SHARES[0]
         if believed or likeness >= NAMED:

@@ -288,7 +288,7 @@ def test_what_the_prompt_names_is_erased_in_any_case(looks, passes, share, empha
     ("looks", "passes"),
     [
         ([0.1, 0.5, 0.5], [LATE]),
-        ([0.1, 0.5, 0.7, 0.1, 0.3, 0.2], [LATE, LATE]),
+        ([0.1, 0.5, 0.85, 0.1, 0.3, 0.2], [LATE, LATE]),
         ([0.1, 0.9, 0.1, 0.3, 0.2], [LATE[:-1], LATE]),
         ([0.1, 0.9, 0.1, 0.9, 0.1, 0.9, 0.1, 0.9], [LATE[:-1], LATE[:-1], LATE[:-1], LATE]),
     ],
@@ -306,6 +306,14 @@ def test_what_forms_late_is_erased_in_a_pass_that_is_begun_anew(looks, passes, n
     assert made == ([LOOK] if named else []) + passes
     same = torch.equal(result, denoise(unet, None, context, [], LATE))
     assert same == (not named and len(passes) == 1)
+
+
+def test_what_no_prompt_hints_at_has_to_be_seen_clearly_to_be_erased_late():
+    unet, made = make_unet(), []
+    eraser = watching(unet, [0.1], [0.5], [0.7])
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made, LATE))
+    assert made == [LATE]
 
 
 @pytest.mark.parametrize(("q", "erased"), [(0.1, False), (0.45, True)])
