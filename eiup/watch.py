@@ -26,7 +26,8 @@ than ``MISTAKEN`` of it is left in the end, and the prompt does not even hint at
 
 What is not to be seen yet, or is erased up to the look, may form behind it. So from ``LATE`` on images are
 looked at in every call: one in which a concept has ``q`` of ``BOUND``, of ``BOUND_LATE`` where nothing hints
-at it, is begun anew with it erased, or with the next of the ``SHARES`` and twice as much behind the look.
+at it, is begun anew with it erased. One in which it was erased, to less than ``CLEAN``, and comes back, is so
+with the next of the ``SHARES``, and twice as much behind the look.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
 the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
@@ -282,7 +283,8 @@ class Watch:
             return None
         if known is None or known.share == UNSEEN:
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
-        if known.share not in SHARES[:-1]:
+        image, concept = pair
+        if known.share not in SHARES[:-1] or self._maps[image][:, concept].amax() > CLEAN:
             return None
         erasure = self._also_at(known, SHARES[SHARES.index(known.share) + 1], q, size)
         return replace(erasure, afterwards=2 * known.afterwards)
