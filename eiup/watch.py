@@ -26,7 +26,7 @@ than ``MISTAKEN`` of it is left in the end, and the prompt does not even hint at
 
 What is not to be seen yet, or is erased up to the look, may form behind it. So from ``LATE`` on images are
 looked at in every call: one in which a concept has ``q`` of ``BOUND``, of ``BOUND_LATE`` where nothing hints
-at it, is begun anew with it erased. One in which it was erased, to less than ``CLEAN``, and comes back, is so
+at it, is begun anew with it erased. One in which it was erased, to ``GONE`` or less, and comes back, is so
 with the next of the ``SHARES``, and twice as much behind the look.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
@@ -69,6 +69,7 @@ STUBBORN = 0.45
 MISTAKEN = 0.6
 IDLE = 0.7
 CLEAN = 0.35
+GONE = 0.5
 ALIKE = 0.85
 # Sampling progress: a pass has to begin this early for a look to tell what erasing does, and a look to come
 # this early for a probe to speak against the prompt.
@@ -284,7 +285,7 @@ class Watch:
         if known is None or known.share == UNSEEN:
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
         image, concept = pair
-        if known.share not in SHARES[:-1] or self._maps[image][:, concept].amax() > CLEAN:
+        if known.share not in SHARES[:-1] or self._maps[image][:, concept].amax() > GONE:
             return None
         erasure = self._also_at(known, SHARES[SHARES.index(known.share) + 1], q, size)
         return replace(erasure, afterwards=2 * known.afterwards)
