@@ -7,20 +7,15 @@ for itself, or in an error that the journal has a record of.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from demo.environment import ROOT
-from demo.host import Client, StandIn
-from eiup.policy_file import read_policy
-from tests.e2e.support import encoded, erasing, same, scene, second_checkpoint, with_args
+from tests.e2e.support import erasing, same, scene, with_args
 from tests.e2e.test_infotext import value_in
 from tests.e2e.test_xyz_plot import plot_of
-from tests.integration.test_generation_life_cycle import PROBE
+from tests.integration.policed import PolicedServer
 
 STRENGTH = 2.0
 POLICY = {
@@ -32,44 +27,16 @@ POLICY = {
 HIRES = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=0.7)
 
 
-@dataclass
-class Server:
-    client: Client
-    stand_in: StandIn
-    folder: Any
-    hash: str
-    pictures: dict[str, bytes] = field(default_factory=dict)
-
-    def records(self) -> list[dict[str, Any]]:
-        files = sorted((self.folder / "data" / "log" / "eiup").glob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.open()]
-
-    def picture(self) -> str:
-        """An image to begin with."""
-        if not self.pictures:
-            self.pictures["first"] = self.client.txt2img(**scene()).pngs[0]
-        return encoded(self.pictures["first"])
-
-
 @pytest.fixture(scope="module")
-def server(request, is_stand_in, webui_ckpt, tmp_path_factory) -> Iterator[Server]:
-    if not is_stand_in:
-        pytest.skip("a policy is named when a webui is started")
-    folder = tmp_path_factory.mktemp("policy")
-    policy = folder / "policy.json"
-    policy.write_text(json.dumps(POLICY))
-    second_checkpoint(webui_ckpt, folder / "checkpoints")
-    stand_in = StandIn(folder / "data", folder / "webui.log", checkpoint=webui_ckpt)
-    stand_in.command += ["--ckpt-dir", str(folder / "checkpoints"), "--eiup-policy", str(policy)]
-    stand_in.command += ["--nowebui", "--extension", str(ROOT), "--extension", str(PROBE)]
-    with stand_in:
-        yield Server(stand_in.client, stand_in, folder, read_policy(policy).hash)
+def server(policed) -> PolicedServer:
+    """A webui under :data:`POLICY`, with a second checkpoint and the tests' extension."""
+    return policed(POLICY)
 
 
 # --------------------------------------------------------------------------------------- what has to hold
 
 
-def check_proof(server: Server, infotexts: list[str], records: list[dict[str, Any]]) -> None:
+def check_proof(server: PolicedServer, infotexts: list[str], records: list[dict[str, Any]]) -> None:
     """Every image says that every row of it was under erasure, and so does the journal."""
     assert infotexts
     for infotext in infotexts:
@@ -93,7 +60,7 @@ def check_proof(server: Server, infotexts: list[str], records: list[dict[str, An
         assert record["policy"]["rows"] == record["policy"]["under_erasure"] > 0
 
 
-def check_rows_changed(server: Server) -> None:
+def check_rows_changed(server: PolicedServer) -> None:
     """The probe has seen from outside that each conditional row was changed in each U-Net call."""
     calls = server.client.post("/eiup-probe/reset", {}).json()["calls"]
     assert any(calls)
@@ -101,7 +68,7 @@ def check_rows_changed(server: Server) -> None:
         assert all(changed for kind, changed in call if kind >= 0)
 
 
-def check_refusal(server: Server, response: Any, records: list[dict[str, Any]], reason: str) -> None:
+def check_refusal(server: PolicedServer, response: Any, records: list[dict[str, Any]], reason: str) -> None:
     assert response.status_code in (422, 500), response.text[:500]
     assert "images" not in response.json()
     assert reason in response.json()["errors"]
@@ -110,7 +77,7 @@ def check_refusal(server: Server, response: Any, records: list[dict[str, Any]], 
     assert records[0]["policy"] == {"hash": server.hash}
 
 
-def attempt(server: Server, path: str, payload: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
+def attempt(server: PolicedServer, path: str, payload: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
     """The server's answer, and what the journal has of it."""
     before = len(server.records())
     response = server.client.post(f"/sdapi/v1/{path}", payload)
@@ -258,9 +225,9 @@ def test_each_image_of_a_plot_is_erased(server, axes):
 
 
 def test_an_image_that_is_saved_has_its_proof(server):
-    saved = set((server.folder / "data").rglob("*.png"))
+    saved = set(server.data.rglob("*.png"))
     attempt(server, "txt2img", scene(save_images=True))
-    (path,) = set((server.folder / "data").rglob("*.png")) - saved
+    (path,) = set(server.data.rglob("*.png")) - saved
     proof = value_in(Image.open(path).info["parameters"])["policy"]
     assert proof["rows"] == proof["under_erasure"] == 4
 
@@ -308,7 +275,7 @@ def test_settings_do_not_switch_the_journal_off(server):
     try:
         response, records = attempt(server, "txt2img", scene())
         check_proof(server, infotexts_of(response), records)
-        assert len(list((server.folder / "data" / "log" / "eiup").iterdir())) == 1
+        assert len(list(server.journal.iterdir())) == 1
     finally:
         server.client.post("/sdapi/v1/options", {"eiup_journal": True, "eiup_journal_days": 0})
 
@@ -423,10 +390,10 @@ SABOTAGE = {
 
 @pytest.mark.parametrize(("orders", "reason"), SABOTAGE.values(), ids=SABOTAGE)
 def test_what_another_extension_breaks_is_refused(server, orders, reason):
-    saved = set(server.folder.rglob("*.png"))
+    saved = set(server.data.rglob("*.png"))
     response, records = attempt(server, "txt2img", sabotaged(scene(save_images=True), **orders))
     check_refusal(server, response, records, reason)
-    assert set(server.folder.rglob("*.png")) == saved
+    assert set(server.data.rglob("*.png")) == saved
 
 
 PROBED = {
