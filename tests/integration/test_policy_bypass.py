@@ -6,7 +6,6 @@ for itself, or in an error that the journal has a record of.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -15,84 +14,32 @@ from PIL import Image
 from tests.e2e.support import erasing, same, scene, with_args
 from tests.e2e.test_infotext import value_in
 from tests.e2e.test_xyz_plot import plot_of
-from tests.integration.policed import PolicedServer
+from tests.integration.policed import (
+    POLICY,
+    PolicedServer,
+    attempt,
+    check_proof,
+    check_refusal,
+    check_rows_changed,
+    infotexts_of,
+)
 
-STRENGTH = 2.0
-POLICY = {
-    "concepts": ["star", {"concept": "moon", "weight": 0.5}],
-    "strength": STRENGTH,
-    # Users get the first where they ask for nothing, which needs no calibration.
-    "modes": ["constant", "strict", "adaptive"],
-}
 HIRES = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=0.7)
 
 
 @pytest.fixture(scope="module")
 def server(policed) -> PolicedServer:
-    """A webui under :data:`POLICY`, with a second checkpoint and the tests' extension."""
-    return policed(POLICY)
+    policed.write(POLICY)
+    return policed
 
 
-# --------------------------------------------------------------------------------------- what has to hold
-
-
-def check_proof(server: PolicedServer, infotexts: list[str], records: list[dict[str, Any]]) -> None:
-    """Every image says that every row of it was under erasure, and so does the journal."""
-    assert infotexts
-    for infotext in infotexts:
-        value = value_in(infotext)
-        proof = value["policy"]
-        assert proof["hash"] == server.hash
-        assert proof["rows"] == proof["under_erasure"] > 0
-        weights = {
-            c if isinstance(c, str) else c["concept"]: value["strength"]
-            * (1 if isinstance(c, str) else c["weight"])
-            for c in value["concepts"]
-        }
-        assert weights["star"] >= STRENGTH
-        assert weights["moon"] >= STRENGTH / 2
-        assert value["mode"] in POLICY["modes"]
-        assert (value.get("start", 0.0), value.get("end", 1.0)) == (0.0, 1.0)
-        assert not value.get("preserve")
-    assert len(records) == len(infotexts)
-    for record in records:
-        assert record["policy"]["hash"] == server.hash
-        assert record["policy"]["rows"] == record["policy"]["under_erasure"] > 0
-
-
-def check_rows_changed(server: PolicedServer) -> None:
-    """The probe has seen from outside that each conditional row was changed in each U-Net call."""
-    calls = server.client.post("/eiup-probe/reset", {}).json()["calls"]
-    assert any(calls)
-    for call in calls:
-        assert all(changed for kind, changed in call if kind >= 0)
-
-
-def check_refusal(server: PolicedServer, response: Any, records: list[dict[str, Any]], reason: str) -> None:
-    assert response.status_code in (422, 500), response.text[:500]
-    assert "images" not in response.json()
-    assert reason in response.json()["errors"]
-    assert [record["event"] for record in records] == ["refused"]
-    assert reason in records[0]["message"]
-    assert records[0]["policy"] == {"hash": server.hash}
-
-
-def attempt(server: PolicedServer, path: str, payload: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
-    """The server's answer, and what the journal has of it."""
-    before = len(server.records())
-    response = server.client.post(f"/sdapi/v1/{path}", payload)
-    return response, server.records()[before:]
-
-
-def infotexts_of(response: Any) -> list[str]:
-    assert response.status_code == 200, response.text[:500]
-    info = json.loads(response.json()["info"])
-    return info["infotexts"][info["index_of_first_image"] :]
+def ordered(payload: dict[str, Any], **orders: Any) -> dict[str, Any]:
+    scripts = {**payload.get("alwayson_scripts", {}), "Probe": {"args": [orders]}}
+    return {**payload, "alwayson_scripts": scripts}
 
 
 def watched(payload: dict[str, Any]) -> dict[str, Any]:
-    scripts = {**payload.get("alwayson_scripts", {}), "Probe": {"args": [{"watch": True}]}}
-    return {**payload, "alwayson_scripts": scripts}
+    return ordered(payload, watch=True)
 
 
 def sabotaged(payload: dict[str, Any], **orders: Any) -> dict[str, Any]:
@@ -101,12 +48,10 @@ def sabotaged(payload: dict[str, Any], **orders: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def mended(request):
+def mended(server):
     """Nothing of an attempt is left for the next one: neither a pass that runs, nor what was broken."""
     yield
-    server = request.getfixturevalue("server")
-    server.client.post("/eiup-saboteur/mend", {})
-    assert server.client.post("/eiup-probe/reset", {}).json()["running"] == 0
+    server.mend()
 
 
 # --------------------------------------------------------------------------------- what users may ask for
@@ -309,20 +254,57 @@ def test_where_nobody_looks_every_image_is_erased(server, payload):
 
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
 def test_an_image_that_is_stopped(server, command):
-    payload = scene(alwayson_scripts={"Probe": {"args": [{"stop_in_call": command}]}})
+    payload = ordered(scene(), stop_in_call=command)
     response, records = attempt(server, "txt2img", payload)
     check_proof(server, infotexts_of(response), records)
 
 
+# Of an image that is stopped, the webui shows what its first prompt predicts.
+STOPPED_AND_BLANK = {
+    "before its look": erasing("star", "moon", mode="adaptive"),
+    "with a first prompt that is subtracted": {"prompt": "a star :-1 AND a wizard"},
+    "with a first prompt without weight": {"prompt": "a star :0 AND a wizard"},
+    "with negative guidance": {"cfg_scale": -5, "prompt": "a star"},
+    "with guidance of 0": {"cfg_scale": 0, "prompt": "a star"},
+}
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
-def test_an_image_that_is_stopped_before_its_look_is_blank(server, command):
+@pytest.mark.parametrize("asked", STOPPED_AND_BLANK.values(), ids=STOPPED_AND_BLANK)
+def test_what_is_stopped_and_not_erased_is_blank(server, asked, command):
     def stopped(seed):
-        payload = scene(seed=seed, steps=20, prompt="a house", **erasing("star", "moon", mode="adaptive"))
-        payload["alwayson_scripts"]["Probe"] = {"args": [{"stop_in_call": command}]}
-        return server.client.txt2img(**payload).images[0]
+        payload = {"prompt": "a house", **asked, "seed": seed, "steps": 20}
+        return server.client.txt2img(**ordered(scene(**payload), stop_in_call=command)).images[0]
 
     assert same(stopped(1), stopped(2))
+
+
+UNSEEN_PREVIEWS = {
+    "the negative prompt": {
+        "negative_prompt": "a star", "override_settings": {"live_preview_content": "Negative prompt"},
+    },
+    "a prompt that is subtracted": {"cfg_scale": -5, "prompt": "a star"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["any", "little_vram"])
+@pytest.mark.parametrize("asked", UNSEEN_PREVIEWS.values(), ids=UNSEEN_PREVIEWS)
+def test_no_preview_shows_what_is_not_erased(server, asked, way):
+    server.client.txt2img(**ordered(scene(**asked), previews=way))
+    seen = server.client.post("/eiup-probe/reset", {}).json()["previews"]
+    assert len(seen) == 4
+    assert not any(seen)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("way", ["any", "little_vram"])
+def test_previews_begin_with_the_look(server, way):
+    payload = scene(steps=12, prompt="a house", **erasing("star", "moon", mode="adaptive"))
+    server.client.txt2img(**ordered(payload, previews=way))
+    seen = server.client.post("/eiup-probe/reset", {}).json()["previews"]
+    assert not any(seen[:4])
+    assert seen[-1]
 
 
 WRONG = {
@@ -405,7 +387,7 @@ PROBED = {
 
 @pytest.mark.parametrize(("orders", "reason"), PROBED.values(), ids=PROBED)
 def test_what_cannot_be_erased_is_refused(server, orders, reason):
-    response, records = attempt(server, "txt2img", scene(alwayson_scripts={"Probe": {"args": [orders]}}))
+    response, records = attempt(server, "txt2img", ordered(scene(), **orders))
     check_refusal(server, response, records, reason)
 
 
@@ -413,8 +395,7 @@ def test_what_cannot_be_erased_is_refused(server, orders, reason):
     "orders", [dict(clone=True), dict(rerun=True), dict(rerun_row=True), dict(fail_callback=True)], ids=str
 )
 def test_what_disturbs_and_can_be_erased_is_erased(server, orders):
-    payload = scene(alwayson_scripts={"Probe": {"args": [orders]}})
-    response, records = attempt(server, "txt2img", payload)
+    response, records = attempt(server, "txt2img", ordered(scene(), **orders))
     check_proof(server, infotexts_of(response), records)
 
 
