@@ -68,6 +68,12 @@ class PolicedServer:
 
 def check_proof(server: PolicedServer, infotexts: list[str], records: list[dict[str, Any]]) -> None:
     """Every image says that every row of it was under erasure, and so does the journal."""
+    check_infotexts(server, infotexts)
+    check_records(server, records)
+    assert len(records) == len(infotexts)
+
+
+def check_infotexts(server: PolicedServer, infotexts: list[str]) -> None:
     assert infotexts
     for infotext in infotexts:
         value = value_in(infotext)
@@ -84,7 +90,9 @@ def check_proof(server: PolicedServer, infotexts: list[str], records: list[dict[
         assert value["mode"] in POLICY["modes"]
         assert (value.get("start", 0.0), value.get("end", 1.0)) == (0.0, 1.0)
         assert not value.get("preserve")
-    assert len(records) == len(infotexts)
+
+
+def check_records(server: PolicedServer, records: list[dict[str, Any]]) -> None:
     for record in records:
         assert record["policy"]["hash"] == server.hash
         assert record["policy"]["rows"] == record["policy"]["under_erasure"] > 0
