@@ -15,6 +15,9 @@ from dataclasses import field as dataclass_field
 from .errors import RequestError
 
 MAX_CONCEPTS = 64
+# Of what is read at all.
+MAX_ENTRIES = 10_000
+MAX_TEXT = 256 * 1024
 MAX_LENGTH = 500
 MAX_WEIGHT = 10.0
 _WEIGHTED = re.compile(r"^(?P<text>.*)(?<!\\):(?P<weight>[^:()\[\]]*)$", re.DOTALL)
@@ -103,6 +106,8 @@ def parse_concepts(text: str, field: str = "concepts", resolve: Resolver = no_pr
 
 def parse_entries(text: str, field: str = "concepts") -> list[Entry]:
     """What a user typed, presets as they are named. Raises :class:`RequestError`."""
+    if len(text) > MAX_TEXT:
+        raise RequestError(field, text, f"at most {MAX_TEXT} characters in all")
     entries = []
     for line in text.splitlines():
         for entry in _SEPARATOR.split(_COMMENT.sub("", line)):

@@ -15,6 +15,11 @@ class EiupError(Exception):
         self.detail = message
 
 
+def _cut(text: str, longest: int) -> str:
+    """What a user has sent may have any length, the names of his fields included."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 class RequestError(EiupError):
     """A field of a request is wrong: names the field, its value, and what is allowed."""
 
@@ -22,11 +27,9 @@ class RequestError(EiupError):
         self.field, self.value, self.allowed = field, value, allowed
         try:
             shown = repr(value)
-        except ValueError:  # an integer of too many digits to print
+        except (ValueError, RecursionError):  # an integer of too many digits to print, or lists in lists
             shown = f"a huge {type(value).__name__}"
-        if len(shown) > 80:
-            shown = f"{shown[:77]}..."
-        message = f"EIUP: {field} is {shown}; allowed: {allowed}."
+        message = f"EIUP: {_cut(field, 160)} is {_cut(shown, 80)}; allowed: {allowed}."
         super().__init__(f"{message} {advice}".strip(), 422)
 
 

@@ -20,6 +20,8 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 STEP = 1.25
 MINIMUM, MAXIMUM = 0.5, 2.5
 VERSION = 1
+# The whole SHA-256.
+LONGEST_HASH = 64
 _writing = threading.Lock()
 
 
@@ -47,6 +49,8 @@ class Feedback:
     def flag(self, checkpoint: str, concept: str, verdict: str) -> float:
         """Take a verdict on one image; returns the concept's factor from now on."""
         concept = make_concept(concept, field="concept").text
+        if len(checkpoint) > LONGEST_HASH:
+            raise RequestError("checkpoint", checkpoint, "the short hash of a checkpoint")
         if verdict not in VERDICTS:
             raise RequestError("verdict", verdict, "one of " + ", ".join(VERDICTS))
         with _writing:
@@ -86,7 +90,7 @@ class Feedback:
                 "feedback",
                 self.file.name,
                 "a file that EIUP wrote",
-                f"Mend or delete {self.file} ({error!r}).",
+                f"Mend or delete it, in the webui's data folder ({type(error).__name__}).",
             ) from error
 
     def _write(self, factors: dict[str, dict[str, float]]) -> None:

@@ -1,4 +1,4 @@
-"""The journal as CSV: one line per image and concept."""
+"""The journal as CSV: one line per image and concept, and one for each record of what is no image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .journal_query import JournalFilter, objects
 
 IMAGE_COLUMNS = ("time", "seed", "checkpoint", "mode", "strength")
 CONCEPT_COLUMNS = ("concept", "weight", "presence", "gate", "share", "seen", "begun_anew")
-LAST_COLUMNS = ("eiup", "prompt")
+LAST_COLUMNS = ("eiup", "prompt", "event", "message")
 _CHUNK_CHARACTERS = 1 << 16
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 # Spreadsheets read formulas after these, also in their full width.
@@ -31,9 +31,10 @@ def csv_chunks(records: Iterable[Mapping[str, Any]], wanted: JournalFilter) -> I
     for record in records:
         before = [_cell(record.get(name)) for name in IMAGE_COLUMNS]
         after = [_cell(record.get(name)) for name in LAST_COLUMNS]
-        for concept in objects(record, "concepts"):
-            if wanted.matches_concept(concept):
-                writer.writerow([*before, *(_cell(concept.get(name)) for name in CONCEPT_COLUMNS), *after])
+        concepts = filter(wanted.matches_concept, objects(record, "concepts"))
+        # What is no image has none.
+        for concept in [{}] if "event" in record else concepts:
+            writer.writerow([*before, *(_cell(concept.get(name)) for name in CONCEPT_COLUMNS), *after])
         if buffer.tell() >= _CHUNK_CHARACTERS:
             yield buffer.getvalue()
             buffer.seek(0)

@@ -31,10 +31,14 @@ _TOML_LINE = re.compile(r"at line (\d+)")
 
 
 class PolicyError(EiupError):
-    """A policy's file cannot be used; the message names it and, where it can, the line."""
+    """A policy's file cannot be used; the message names it and, where it can, the line.
 
-    def __init__(self, path: Path, line: int | None, message: str):
+    ``told`` is what users of the server may know of it: no path, and no value, which may be one.
+    """
+
+    def __init__(self, path: Path, line: int | None, message: str, told: str | None = None):
         where = f"{path}, line {line}" if line else str(path)
+        self.told = f"{f'line {line}: ' if line else ''}{told or message}"
         super().__init__(f"{where}: {message}", 500)
 
 
@@ -52,7 +56,8 @@ def read_policy(path: Path) -> Policy:
                 raise RequestError("presets", values["presets"], "a folder that exists")
         return policy_of(values, Presets(presets).resolver())
     except RequestError as error:
-        raise PolicyError(path, _line_of(error.field, line_of), str(error)) from error
+        told = f"{error.field} is wrong; allowed: {error.allowed}."
+        raise PolicyError(path, _line_of(error.field, line_of), str(error), told) from error
 
 
 def _text_of(path: Path) -> str:
@@ -197,23 +202,26 @@ def _toml_line(text: str, place: Place) -> int | None:
 
 @dataclass(frozen=True)
 class Change:
-    """What a look at the file brought: a ``message`` for people, and whether another policy is in force."""
+    """What a look at the file brought: a ``message`` for people, and whether another policy is in force.
+    ``cause`` is for the operator alone, since it names the file."""
 
     message: str
     new: bool
+    cause: str = ""
 
 
 class PolicyFile:
     """The policy of a file that may change. Raises :class:`PolicyError` where it is wrong from the start.
 
-    ``policy`` is the last good one; ``problem`` says why the file as it is now is not in force, None where
-    it is.
+    ``policy`` is the last good one; ``problem`` says why the file as it is now is not in force, without its
+    path; None where it is.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.policy = read_policy(self.path)
         self.problem: str | None = None
+        self._cause = ""
 
     def follow(self) -> Change | None:
         """Look at the file again, between two generations: a good version is taken over, otherwise the last
@@ -221,12 +229,13 @@ class PolicyFile:
         try:
             policy = read_policy(self.path)
         except PolicyError as error:
-            if str(error) == self.problem:
+            if str(error) == self._cause:
                 return None
-            self.problem = str(error)
+            self.problem, self._cause = error.told, str(error)
             kept = f"The last good version ({self.policy.hash}) stays in force."
-            return Change(f"EIUP: the policy has changed and cannot be used. {kept} {error}", new=False)
-        recovered, self.problem = self.problem is not None, None
+            message = f"EIUP: the policy has changed and cannot be used. {kept} Its file: {self.problem}"
+            return Change(message, False, self._cause)
+        recovered, self.problem, self._cause = self.problem is not None, None, ""
         if policy == self.policy:
             return (
                 Change(f"EIUP: the policy {policy.hash} can be read again.", new=False) if recovered else None

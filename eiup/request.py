@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .concepts import (
+    MAX_CONCEPTS,
+    MAX_ENTRIES,
     Concept,
     Entry,
     Resolver,
@@ -127,6 +129,8 @@ def concept_entries(value: Any, name: str = "concepts") -> list[Entry]:
         return parse_entries(value, name)
     if not isinstance(value, Sequence):
         raise RequestError(name, value, "a list of concepts, or text with one concept per line or comma")
+    if len(value) > MAX_ENTRIES:
+        raise RequestError(name, f"{len(value)} concepts", f"at most {MAX_CONCEPTS} concepts")
     entries: list[Entry] = []
     for index, entry in enumerate(value):
         where = f"{name}[{index}]"
@@ -242,7 +246,7 @@ class ErasureRequest:
         """Read :meth:`to_infotext` back. Raises :class:`RequestError`."""
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise RequestError(INFOTEXT_KEY, text, "the JSON object that EIUP writes into infotext")

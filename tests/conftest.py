@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run tests/e2e against this webui, e.g. http://127.0.0.1:7860 (default: a stand-in host)",
     )
     group.addoption(
+        "--webui-policy",
+        metavar="FILE",
+        type=Path,
+        help="the file that the webui at --webui-url was started with as its --eiup-policy; tests write it",
+    )
+    group.addoption(
         "--ckpt",
         metavar="FILE",
         type=Path,

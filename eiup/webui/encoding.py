@@ -16,6 +16,8 @@ from ..eraser import EncodedConcept
 from ..errors import ErasureError, RequestError
 
 CHUNK_TOKENS = 75
+# Of all concepts together: memory grows with their number, and with its square.
+MAX_TOKENS = 1024
 _ALLOWED = f"at most {CHUNK_TOKENS} tokens a concept, without BREAK"
 
 
@@ -40,9 +42,17 @@ class ConceptEncoder:
     def concepts(self, concepts: Sequence[Concept], strength: float) -> tuple[list[EncodedConcept], Tensor]:
         """The concepts, each encoded alone, and the empty prompt's context ``[77, C]``.
 
-        Raises :class:`RequestError` for a concept of more than 75 tokens or of none.
+        Raises :class:`RequestError` for a concept of more than 75 tokens or of none, and for too many tokens
+        in all.
         """
         counts = [self._checked_count(concept) for concept in concepts]
+        if sum(counts) > MAX_TOKENS:
+            raise RequestError(
+                "concepts",
+                f"{len(counts)} concepts of {sum(counts)} tokens",
+                f"at most {MAX_TOKENS} tokens in all",
+                "Use fewer or shorter ones.",
+            )
         contexts = self([*(c.text for c in concepts), ""])
         encoded = [
             EncodedConcept(concept.text, context, tuple(range(1, count + 1)), strength * concept.weight)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from modules import errors
-
-from ..errors import RequestError
+from ..errors import ErasureError, RequestError
 from ..journal import event_record
 from ..policy import Policy
 from . import in_force
-from .stores import current_checkpoint, current_journal, journal_settings
+from .stores import current_checkpoint, journal_settings, write_to_journal
 
 # The reason of a refusal may hold what a user typed; no more of it than this.
 _LONGEST = 1000
@@ -24,7 +22,8 @@ def current_policy() -> Policy | None:
     change = in_force.follow()
     policy = in_force.policy()
     if change is not None and policy is not None:
-        print(f"\n{'=' * 80}\n{change.message}\n{'=' * 80}", file=sys.stderr, flush=True)
+        told = "\n".join(filter(None, (change.message, change.cause)))
+        print(f"\n{'=' * 80}\n{told}\n{'=' * 80}", file=sys.stderr, flush=True)
         _write(event_record("policy", change.message, policy=policy.hash))
     return policy
 
@@ -67,6 +66,6 @@ def _write(record: dict[str, Any]) -> None:
     if not journal_settings().keep:
         return
     try:
-        current_journal().append(record)
-    except OSError:
-        errors.report(f"EIUP: the journal could not be written: {record['message']}", exc_info=True)
+        write_to_journal(record)
+    except ErasureError:
+        print(record["message"], file=sys.stderr, flush=True)

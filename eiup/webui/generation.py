@@ -17,7 +17,7 @@ from ..request import INFOTEXT_KEY, ErasureRequest
 from .enforcement import current_policy
 from .proven_pass import ProvenPass
 from .sampling import SamplingPass
-from .stores import current_checkpoint, current_journal, feedback_store, journal_settings, preset_store
+from .stores import current_checkpoint, feedback_store, journal_settings, preset_store, write_to_journal
 from .xyz import overrides_of
 
 _ATTRIBUTE = "eiup_generation"
@@ -178,9 +178,8 @@ class Generation:
                 )
         self.records.update(made)
         if journal.keep:
-            file = current_journal()
             for record in made.values():
-                file.append(record)
+                write_to_journal(record)
 
 
 def _proof(passes: Sequence[ProvenPass], index: int) -> dict[str, int]:

@@ -3,7 +3,8 @@
 Scripts can be left out: by other extensions' inner passes, which run some of them only, or by code that has
 no script runner. What every generation passes is wrapped instead, once in the life of the server:
 ``processing.process_images_inner``, the processing classes' ``sample``, ``sd_samplers.create_sampler``,
-``images.save_image`` and, for the U-Net, ``SdModelData.set_sd_model``. All of these let exceptions through.
+``sd_samplers_common.store_latent``, ``images.save_image`` and, for the U-Net,
+``SdModelData.set_sd_model``. All of these let exceptions through.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from modules import images, processing, sd_models, sd_samplers, shared
+from modules import images, processing, sd_models, sd_samplers, sd_samplers_common, shared
 
 from ..errors import ErasureError
 from . import in_force, unet_guard
 from .enforcement import record_refusal
 from .generation import Generation
+from .proven_pass import ProvenPass
 
 _installed = False
 
@@ -32,6 +34,7 @@ def install() -> None:
         _wrap(kind, "sample", _sample_batch)
     _wrap(sd_samplers, "create_sampler", _create_sampler)
     _wrap(sd_models.SdModelData, "set_sd_model", _set_model)
+    _wrap(sd_samplers_common, "store_latent", _store_latent)
     _wrap(images, "save_image", _save)
     unet_guard.guard(sd_models.model_data.sd_model)
     _installed = True
@@ -97,6 +100,12 @@ def _set_model(original: Callable, data: Any, model: Any, *args: Any, **kwargs: 
     result = original(data, model, *args, **kwargs)
     unet_guard.guard(model)
     return result
+
+
+def _store_latent(original: Callable, *args: Any, **kwargs: Any) -> None:
+    """A live preview, which another thread decodes at any moment, or with little VRAM the webui at once."""
+    if ProvenPass.previews():
+        original(*args, **kwargs)
 
 
 def _save(original: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -64,9 +64,19 @@ class ProvenPass(SamplingPass):
         super()._attach(watches, maps)
         self._eraser.tally = self.tally
 
+    @classmethod
+    def previews(cls) -> bool:
+        """Whether what the denoiser predicts now may be looked at."""
+        running = cls._running.values()
+        shows_negative = shared.opts.live_preview_content == "Negative prompt"
+        return not (running and (shows_negative or any(sampling._withheld() for sampling in running)))
+
     def _withheld(self) -> set[int]:
-        """An image that was not looked at may show what no prompt told of."""
-        return super()._withheld() | self._eraser.unseen
+        """An image that was not looked at may show what no prompt told of. Of one that is stopped, the webui
+        shows what the first prompt alone predicts, which is not erased where it is subtracted."""
+        firsts = {row.image: row for row in reversed(self._plan or ())}
+        subtracted = {image for image, row in firsts.items() if not row.erased}
+        return super()._withheld() | self._eraser.unseen | subtracted
 
     def _begin_call(self, denoiser: nn.Module, args: tuple) -> None:
         self._plan = None
@@ -74,6 +84,7 @@ class ProvenPass(SamplingPass):
 
     def _end_call(self, denoiser: nn.Module, args: tuple, output: Any) -> None:
         self.tally.end_call(self._plan)
+        self._withhold()
 
     def _see(self, unet: nn.Module) -> None:
         eraser = self._eraser

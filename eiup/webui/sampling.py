@@ -30,6 +30,8 @@ from .encoding import ConceptEncoder, through_hypernetworks
 
 # Of the steps: where a refiner takes over this early, it does so before images are looked at.
 EARLY_SWITCH = 0.4
+# Of a denoiser call: rows in which concepts are erased, times the concepts' tokens.
+MAX_ROW_TOKENS = 8192
 
 
 class SamplingPass:
@@ -219,6 +221,7 @@ class SamplingPass:
                     f"the denoiser has {params.x.shape[0]} rows where {len(plan)} follow from the prompts. "
                     "Another extension may have changed the batch: disable it, or EIUP"
                 )
+            _check_memory(plan, self._eraser)
             self._plan, self._latents, self._denoiser_call = plan, params.x, params
         except Exception as error:
             # The webui would swallow it and go on; it is raised in the U-Net call instead.
@@ -278,6 +281,18 @@ class NoiseState:
                 generator.set_state(state)
             else:
                 vars(generator).update(state)
+
+
+def _check_memory(plan: rows.Rows, eraser: ConceptEraser) -> None:
+    """Raises :class:`RequestError` for a batch whose attention to the concepts would take all memory."""
+    erased, tokens = sum(row.erased for row in plan), sum(len(c.tokens) for c in eraser.concepts)
+    if erased * tokens > MAX_ROW_TOKENS:
+        raise RequestError(
+            "batch size",
+            f"{erased} rows",
+            f"at most {MAX_ROW_TOKENS // tokens} rows where the concepts have {tokens} tokens",
+            "A row is an image's, or one of the parts between AND. Choose a smaller batch or fewer concepts.",
+        )
 
 
 def _skips_unconditional(denoiser: Any, sigma: Tensor, edit: bool) -> bool:

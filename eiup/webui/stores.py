@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from modules import paths, shared
+from modules import errors, paths, shared
 
 from ..concepts import is_number_within
+from ..errors import ErasureError
 from ..feedback import Feedback
 from ..journal import Journal
 from ..policy import JournalSettings
@@ -52,6 +54,16 @@ def current_journal() -> Journal:
     """The journal as the settings want it."""
     settings = journal_settings()
     return _open_journal(journal_folder(), settings.days, settings.megabytes * 1e6)
+
+
+def write_to_journal(record: dict[str, Any]) -> None:
+    """Append a record. Raises :class:`ErasureError` where it cannot be written; the console says why, since
+    that names files of the server."""
+    try:
+        current_journal().append(record)
+    except OSError as error:
+        errors.report("EIUP: the journal could not be written", exc_info=True)
+        raise ErasureError("the journal cannot be written; the webui's console says why") from error
 
 
 def _limit(setting: str) -> float:

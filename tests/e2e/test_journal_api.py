@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from demo.host import StandIn
 from tests.e2e.support import erasing, scene
 
 PATH = "/eiup/v1/journal"
@@ -115,15 +114,3 @@ def test_wrong_parameters_of_csv_are_named(webui):
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith("EIUP: presence is 'nan'")
     assert webui.get(f"{PATH}.csv", params={"limit": "5"}).status_code == 422
-
-
-def test_the_journal_asks_for_the_credentials_of_the_api(is_stand_in, webui_ckpt, tmp_path):
-    if not is_stand_in:
-        pytest.skip("needs a webui that is started with credentials")
-    host = StandIn(tmp_path / "data", tmp_path / "webui.log", checkpoint=webui_ckpt)
-    host.command += ["--nowebui", "--api-auth", "ada:secret"]
-    with host:
-        for path in (PATH, f"{PATH}.csv"):
-            assert host.client.get(path).status_code == 401
-            assert host.client.get(path, auth=("ada", "wrong")).status_code == 401
-            assert host.client.get(path, auth=("ada", "secret")).status_code == 200

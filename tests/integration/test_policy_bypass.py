@@ -6,126 +6,40 @@ for itself, or in an error that the journal has a record of.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from demo.environment import ROOT
-from demo.host import Client, StandIn
-from eiup.policy_file import read_policy
-from tests.e2e.support import encoded, erasing, same, scene, second_checkpoint, with_args
+from tests.e2e.support import erasing, same, scene, with_args
 from tests.e2e.test_infotext import value_in
 from tests.e2e.test_xyz_plot import plot_of
-from tests.integration.test_generation_life_cycle import PROBE
+from tests.integration.policed import (
+    POLICY,
+    PolicedServer,
+    attempt,
+    check_proof,
+    check_refusal,
+    check_rows_changed,
+    infotexts_of,
+)
 
-STRENGTH = 2.0
-POLICY = {
-    "concepts": ["star", {"concept": "moon", "weight": 0.5}],
-    "strength": STRENGTH,
-    # Users get the first where they ask for nothing, which needs no calibration.
-    "modes": ["constant", "strict", "adaptive"],
-}
 HIRES = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=0.7)
 
 
-@dataclass
-class Server:
-    client: Client
-    stand_in: StandIn
-    folder: Any
-    hash: str
-    pictures: dict[str, bytes] = field(default_factory=dict)
-
-    def records(self) -> list[dict[str, Any]]:
-        files = sorted((self.folder / "data" / "log" / "eiup").glob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.open()]
-
-    def picture(self) -> str:
-        """An image to begin with."""
-        if not self.pictures:
-            self.pictures["first"] = self.client.txt2img(**scene()).pngs[0]
-        return encoded(self.pictures["first"])
-
-
 @pytest.fixture(scope="module")
-def server(request, is_stand_in, webui_ckpt, tmp_path_factory) -> Iterator[Server]:
-    if not is_stand_in:
-        pytest.skip("a policy is named when a webui is started")
-    folder = tmp_path_factory.mktemp("policy")
-    policy = folder / "policy.json"
-    policy.write_text(json.dumps(POLICY))
-    second_checkpoint(webui_ckpt, folder / "checkpoints")
-    stand_in = StandIn(folder / "data", folder / "webui.log", checkpoint=webui_ckpt)
-    stand_in.command += ["--ckpt-dir", str(folder / "checkpoints"), "--eiup-policy", str(policy)]
-    stand_in.command += ["--nowebui", "--extension", str(ROOT), "--extension", str(PROBE)]
-    with stand_in:
-        yield Server(stand_in.client, stand_in, folder, read_policy(policy).hash)
+def server(policed) -> PolicedServer:
+    policed.write(POLICY)
+    return policed
 
 
-# --------------------------------------------------------------------------------------- what has to hold
-
-
-def check_proof(server: Server, infotexts: list[str], records: list[dict[str, Any]]) -> None:
-    """Every image says that every row of it was under erasure, and so does the journal."""
-    assert infotexts
-    for infotext in infotexts:
-        value = value_in(infotext)
-        proof = value["policy"]
-        assert proof["hash"] == server.hash
-        assert proof["rows"] == proof["under_erasure"] > 0
-        weights = {
-            c if isinstance(c, str) else c["concept"]: value["strength"]
-            * (1 if isinstance(c, str) else c["weight"])
-            for c in value["concepts"]
-        }
-        assert weights["star"] >= STRENGTH
-        assert weights["moon"] >= STRENGTH / 2
-        assert value["mode"] in POLICY["modes"]
-        assert (value.get("start", 0.0), value.get("end", 1.0)) == (0.0, 1.0)
-        assert not value.get("preserve")
-    assert len(records) == len(infotexts)
-    for record in records:
-        assert record["policy"]["hash"] == server.hash
-        assert record["policy"]["rows"] == record["policy"]["under_erasure"] > 0
-
-
-def check_rows_changed(server: Server) -> None:
-    """The probe has seen from outside that each conditional row was changed in each U-Net call."""
-    calls = server.client.post("/eiup-probe/reset", {}).json()["calls"]
-    assert any(calls)
-    for call in calls:
-        assert all(changed for kind, changed in call if kind >= 0)
-
-
-def check_refusal(server: Server, response: Any, records: list[dict[str, Any]], reason: str) -> None:
-    assert response.status_code in (422, 500), response.text[:500]
-    assert "images" not in response.json()
-    assert reason in response.json()["errors"]
-    assert [record["event"] for record in records] == ["refused"]
-    assert reason in records[0]["message"]
-    assert records[0]["policy"] == {"hash": server.hash}
-
-
-def attempt(server: Server, path: str, payload: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
-    """The server's answer, and what the journal has of it."""
-    before = len(server.records())
-    response = server.client.post(f"/sdapi/v1/{path}", payload)
-    return response, server.records()[before:]
-
-
-def infotexts_of(response: Any) -> list[str]:
-    assert response.status_code == 200, response.text[:500]
-    info = json.loads(response.json()["info"])
-    return info["infotexts"][info["index_of_first_image"] :]
+def ordered(payload: dict[str, Any], **orders: Any) -> dict[str, Any]:
+    scripts = {**payload.get("alwayson_scripts", {}), "Probe": {"args": [orders]}}
+    return {**payload, "alwayson_scripts": scripts}
 
 
 def watched(payload: dict[str, Any]) -> dict[str, Any]:
-    scripts = {**payload.get("alwayson_scripts", {}), "Probe": {"args": [{"watch": True}]}}
-    return {**payload, "alwayson_scripts": scripts}
+    return ordered(payload, watch=True)
 
 
 def sabotaged(payload: dict[str, Any], **orders: Any) -> dict[str, Any]:
@@ -134,12 +48,10 @@ def sabotaged(payload: dict[str, Any], **orders: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def mended(request):
+def mended(server):
     """Nothing of an attempt is left for the next one: neither a pass that runs, nor what was broken."""
     yield
-    server = request.getfixturevalue("server")
-    server.client.post("/eiup-saboteur/mend", {})
-    assert server.client.post("/eiup-probe/reset", {}).json()["running"] == 0
+    server.mend()
 
 
 # --------------------------------------------------------------------------------- what users may ask for
@@ -258,9 +170,9 @@ def test_each_image_of_a_plot_is_erased(server, axes):
 
 
 def test_an_image_that_is_saved_has_its_proof(server):
-    saved = set((server.folder / "data").rglob("*.png"))
+    saved = set(server.data.rglob("*.png"))
     attempt(server, "txt2img", scene(save_images=True))
-    (path,) = set((server.folder / "data").rglob("*.png")) - saved
+    (path,) = set(server.data.rglob("*.png")) - saved
     proof = value_in(Image.open(path).info["parameters"])["policy"]
     assert proof["rows"] == proof["under_erasure"] == 4
 
@@ -308,7 +220,7 @@ def test_settings_do_not_switch_the_journal_off(server):
     try:
         response, records = attempt(server, "txt2img", scene())
         check_proof(server, infotexts_of(response), records)
-        assert len(list((server.folder / "data" / "log" / "eiup").iterdir())) == 1
+        assert len(list(server.journal.iterdir())) == 1
     finally:
         server.client.post("/sdapi/v1/options", {"eiup_journal": True, "eiup_journal_days": 0})
 
@@ -342,20 +254,57 @@ def test_where_nobody_looks_every_image_is_erased(server, payload):
 
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
 def test_an_image_that_is_stopped(server, command):
-    payload = scene(alwayson_scripts={"Probe": {"args": [{"stop_in_call": command}]}})
+    payload = ordered(scene(), stop_in_call=command)
     response, records = attempt(server, "txt2img", payload)
     check_proof(server, infotexts_of(response), records)
 
 
+# Of an image that is stopped, the webui shows what its first prompt predicts.
+STOPPED_AND_BLANK = {
+    "before its look": erasing("star", "moon", mode="adaptive"),
+    "with a first prompt that is subtracted": {"prompt": "a star :-1 AND a wizard"},
+    "with a first prompt without weight": {"prompt": "a star :0 AND a wizard"},
+    "with negative guidance": {"cfg_scale": -5, "prompt": "a star"},
+    "with guidance of 0": {"cfg_scale": 0, "prompt": "a star"},
+}
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
-def test_an_image_that_is_stopped_before_its_look_is_blank(server, command):
+@pytest.mark.parametrize("asked", STOPPED_AND_BLANK.values(), ids=STOPPED_AND_BLANK)
+def test_what_is_stopped_and_not_erased_is_blank(server, asked, command):
     def stopped(seed):
-        payload = scene(seed=seed, steps=20, prompt="a house", **erasing("star", "moon", mode="adaptive"))
-        payload["alwayson_scripts"]["Probe"] = {"args": [{"stop_in_call": command}]}
-        return server.client.txt2img(**payload).images[0]
+        payload = {"prompt": "a house", **asked, "seed": seed, "steps": 20}
+        return server.client.txt2img(**ordered(scene(**payload), stop_in_call=command)).images[0]
 
     assert same(stopped(1), stopped(2))
+
+
+UNSEEN_PREVIEWS = {
+    "the negative prompt": {
+        "negative_prompt": "a star", "override_settings": {"live_preview_content": "Negative prompt"},
+    },
+    "a prompt that is subtracted": {"cfg_scale": -5, "prompt": "a star"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["any", "little_vram"])
+@pytest.mark.parametrize("asked", UNSEEN_PREVIEWS.values(), ids=UNSEEN_PREVIEWS)
+def test_no_preview_shows_what_is_not_erased(server, asked, way):
+    server.client.txt2img(**ordered(scene(**asked), previews=way))
+    seen = server.client.post("/eiup-probe/reset", {}).json()["previews"]
+    assert len(seen) == 4
+    assert not any(seen)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("way", ["any", "little_vram"])
+def test_previews_begin_with_the_look(server, way):
+    payload = scene(steps=12, prompt="a house", **erasing("star", "moon", mode="adaptive"))
+    server.client.txt2img(**ordered(payload, previews=way))
+    seen = server.client.post("/eiup-probe/reset", {}).json()["previews"]
+    assert not any(seen[:4])
+    assert seen[-1]
 
 
 WRONG = {
@@ -423,10 +372,10 @@ SABOTAGE = {
 
 @pytest.mark.parametrize(("orders", "reason"), SABOTAGE.values(), ids=SABOTAGE)
 def test_what_another_extension_breaks_is_refused(server, orders, reason):
-    saved = set(server.folder.rglob("*.png"))
+    saved = set(server.data.rglob("*.png"))
     response, records = attempt(server, "txt2img", sabotaged(scene(save_images=True), **orders))
     check_refusal(server, response, records, reason)
-    assert set(server.folder.rglob("*.png")) == saved
+    assert set(server.data.rglob("*.png")) == saved
 
 
 PROBED = {
@@ -438,7 +387,7 @@ PROBED = {
 
 @pytest.mark.parametrize(("orders", "reason"), PROBED.values(), ids=PROBED)
 def test_what_cannot_be_erased_is_refused(server, orders, reason):
-    response, records = attempt(server, "txt2img", scene(alwayson_scripts={"Probe": {"args": [orders]}}))
+    response, records = attempt(server, "txt2img", ordered(scene(), **orders))
     check_refusal(server, response, records, reason)
 
 
@@ -446,8 +395,7 @@ def test_what_cannot_be_erased_is_refused(server, orders, reason):
     "orders", [dict(clone=True), dict(rerun=True), dict(rerun_row=True), dict(fail_callback=True)], ids=str
 )
 def test_what_disturbs_and_can_be_erased_is_erased(server, orders):
-    payload = scene(alwayson_scripts={"Probe": {"args": [orders]}})
-    response, records = attempt(server, "txt2img", payload)
+    response, records = attempt(server, "txt2img", ordered(scene(), **orders))
     check_proof(server, infotexts_of(response), records)
 
 

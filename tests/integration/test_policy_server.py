@@ -195,17 +195,35 @@ def test_a_broken_version_keeps_the_last_good_one_and_says_so(server, broken):
     assert proof["rows"] == proof["under_erasure"] > 0
     (event,) = [r for r in server.records()[known:] if r.get("event") == "policy"]
     assert good in event["message"]
-    assert str(server.file) in event["message"]
-    assert event["message"] in (server.folder / "webui.log").read_text()
+    log = (server.folder / "webui.log").read_text()
+    assert f"{event['message']}\n{server.file}" in log
     told = server.told()
     assert told["policy"]["hash"] == good
-    assert str(server.file) in told["problem"]
+    assert told["problem"] in event["message"]
+    # Where the file is, is nothing that users have to know.
+    assert str(server.folder) not in f"{told['problem']} {event['message']}"
     # Each thing once.
     server.generate()
     assert len([r for r in server.records()[known:] if r.get("event") == "policy"]) == 1
     server.write(POLICY)
     server.generate()
     assert server.told()["problem"] is None
+
+
+def test_what_cannot_be_written_names_no_file_of_the_server(server):
+    journal = server.folder / "data" / "log" / "eiup"
+    server.generate()
+    journal.rename(journal.with_name("kept"))
+    journal.write_text("a file in the place of the folder")
+    try:
+        answer = server.client.post("/sdapi/v1/txt2img", scene())
+    finally:
+        journal.unlink()
+        journal.with_name("kept").rename(journal)
+    assert answer.status_code == 500
+    assert "the journal cannot be written" in answer.json()["errors"]
+    assert str(server.folder) not in answer.text
+    assert str(journal) in (server.folder / "webui.log").read_text()
 
 
 def test_switching_the_extension_off_makes_no_image_unerased(server):

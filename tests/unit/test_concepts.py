@@ -50,7 +50,7 @@ def test_what_is_not_in_the_syntax_is_an_error_that_says_so(text, named):
 
 
 def test_a_long_run_of_spaces_or_colons_is_read_in_no_time():
-    assert parse_concepts("a" + " " * 1_000_000 + "b") == [Concept("a b")]
+    assert parse_concepts("a" + " " * 200_000 + "b") == [Concept("a b")]
     with pytest.raises(RequestError, match="500 characters"):
         parse_concepts("a:" * 100_000 + "b:1")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eiup.errors import RequestError
-from eiup.journal import Journal
+from eiup.journal import Journal, event_record
 from eiup.journal_csv import csv_chunks
 from eiup.journal_query import Cursor, JournalFilter, find_page, newest_first, parse_limit
 
@@ -277,6 +277,24 @@ def test_csv_has_a_line_an_image_and_concept(tmp_path):
     assert lines() == [("2", "star", "0.2"), ("1", "star", "0.9"), ("1", "moon", "0.1")]
     assert lines(concept="star", presence=0.5) == [("1", "star", "0.9")]
     assert lines(mode="constant") == []
+
+
+def test_csv_has_a_line_for_what_is_no_image(tmp_path):
+    refusal = event_record("refused", "EIUP: no image,\nsee =1", policy="ab12", seed=5, checkpoint="cd34")
+    fill(tmp_path, record(1, concepts=[("star", 0.9)]), refusal)
+
+    def lines(**filters):
+        wanted = JournalFilter.from_fields(filters)
+        text = "".join(csv_chunks((r for _, r in newest_first(tmp_path, wanted)), wanted))
+        return [
+            (line["seed"], line["concept"], line["event"], line["message"])
+            for line in csv.DictReader(io.StringIO(text, newline=""))
+        ]
+
+    image, event = ("1", "star", "", ""), ("5", "", "refused", "EIUP: no image,\nsee =1")
+    assert sorted(lines()) == [image, event]
+    assert lines(concept="star") == lines(presence="0.5") == [image]
+    assert lines(checkpoint="cd34") == [event]
 
 
 @pytest.mark.parametrize(

@@ -362,7 +362,9 @@ def test_a_broken_version_keeps_the_last_good_one_in_force(tmp_path, broken):
         path.write_text(broken)
     change = followed.follow()
     assert not change.new
-    assert str(path) in change.message
+    assert str(path) in change.cause
+    # Users are told this.
+    assert str(tmp_path) not in change.message
     assert first.hash in change.message
     assert followed.policy == first
     assert followed.problem in change.message

@@ -104,6 +104,11 @@ def images_tensor_to_samples(image: Tensor, approximation: int | None = None, mo
 
 def store_latent(decoded: Tensor) -> None:
     state.current_latent = decoded
+    every = opts.show_progress_every_n_steps
+    shows = opts.live_previews_enable and every > 0 and state.sampling_step % every == 0
+    if shows and not shared.parallel_processing_allowed:
+        state.current_image = sample_to_image(decoded)
+        state.id_live_preview += 1
 
 
 # ---- refiner ------------------------------------------------------------------------------

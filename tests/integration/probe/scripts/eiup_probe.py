@@ -13,6 +13,8 @@ Orders are the one argument of its script, an object:
     rerun_row       the same with the first row alone
     hide_attention  give the text cross-attention modules another name
     replace_unet    pretend that the U-Net is replaced by another implementation
+    previews        note before each denoiser call whether there is a live preview; as "little_vram", have the
+                    webui make them as it does with little VRAM
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Probe:
         self.params = None
         self.watching: list = []
         self.seen: dict = {}
+        self.previews: list[bool] = []
 
     def reset(self):
         """Take everything back that was done to the model."""
@@ -77,6 +80,9 @@ class Probe:
         if self.orders.get("replace_unet"):
             sd_unet.current_unet = object()
             self.undo.append(lambda: setattr(sd_unet, "current_unet", None))
+        if self.orders.get("previews") == "little_vram":
+            shared.parallel_processing_allowed = False
+            self.undo.append(lambda: setattr(shared, "parallel_processing_allowed", True))
         if self.orders.get("watch"):
             self.hook(unet.register_forward_pre_hook(lambda module, args: self.calls.append([])))
             for layer in self.layers():
@@ -125,6 +131,9 @@ class Probe:
             return
         self.params, self.inner = params, params.denoiser.inner_model
         self.denoiser_calls += 1
+        if self.orders.get("previews"):
+            stored = (shared.state.current_latent, shared.state.current_image)
+            self.previews.append(any(preview is not None for preview in stored))
         if self.orders.get("watch") and params.denoiser.step == 0:
             # In each pass anew, so that they come after EIUP's.
             while self.watching:
@@ -158,6 +167,7 @@ class Probe:
             "running": len(sampling._running),
             "wrapped": [name for name, found in WRAPPED.items() if "eiup" in found.__globals__["__name__"]],
             "calls": self.calls,
+            "previews": self.previews,
             "rerun_difference": self.rerun_difference,
         }
 
