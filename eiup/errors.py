@@ -26,7 +26,7 @@ class RequestError(EiupError):
             shown = f"a huge {type(value).__name__}"
         if len(shown) > 80:
             shown = f"{shown[:77]}..."
-        message = f"EIUP: {field} is {shown}; allowed: {allowed}."
+        message = f"EIUP: {field or repr(field)} is {shown}; allowed: {allowed}."
         super().__init__(f"{message} {advice}".strip(), 422)
 
 
