@@ -27,6 +27,7 @@ PROMPTS = (
     "ein Zauberer, 魔法使い, \U0001f319 \\(moon\\) [[[",
     "a star " * 60,
 )
+ONE_LESS = ("DDIM",)
 NEGATIVE = ("", "a star", "forest AND moon", "a [moon:star:0.5] " * 30)
 
 
@@ -126,6 +127,20 @@ class Case:
             return self.plain
         scripts = {**self.plain["alwayson_scripts"], self.fault.script: {"args": [self.fault.orders]}}
         return {**self.plain, "alwayson_scripts": scripts}
+
+    @property
+    def unsampled(self) -> bool:
+        """Whether no step is left of img2img: DDIM makes one less than the webui gives it."""
+        if self.path != "img2img" or self.plain["sampler_name"] not in ONE_LESS:
+            return False
+        steps = int(self.plain["steps"])
+        return min(int(self.plain["denoising_strength"] * steps), steps - 1) <= 1
+
+    @property
+    def outcome(self) -> str:
+        """The fault's; nothing can be proven of an image that is not sampled."""
+        known = self.fault.outcome
+        return "refused" if self.unsampled and known not in ("unwritten", "rejected") else known
 
     @property
     def images(self) -> int:

@@ -4,7 +4,7 @@ Orders are the one argument of its script, an object:
 
     raise_in      raise in this method of the script or callback, or in the text ``encoder``
     stop          "interrupt" or "skip" in a denoiser call
-    forward       replace the U-Net's forward: by one that calls it ("around"), or by one without layers ("own")
+    forward       replace the U-Net's forward: by one that calls it ("around"), or by another ("own")
     at            from which time on that it is reached (1, the default), for ``stop``: at which
 
 ``POST /eiup-faults/mend`` takes everything back and tells ``fired``, whether a fault took place, and
