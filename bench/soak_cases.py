@@ -249,7 +249,9 @@ def _fault(chosen: random.Random) -> Fault:
         orders = chosen.choice(WITHOUT_SCRIPT)
         return Fault(_name(orders), "erased", "Saboteur", orders)
     stop = chosen.choice(("interrupt", "skip"))
-    return Fault(stop, "stopped", "Faults", {"stop": stop, "at": at})
+    place = chosen.choice(("cfg_denoiser", "cfg_denoiser", "process_before_every_sampling"))
+    at = at if place == "cfg_denoiser" else chosen.randint(1, 2)
+    return Fault(stop, "stopped", "Faults", {"stop": stop, "stop_in": place, "at": at})
 
 
 def _name(orders: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Orders are the one argument of its script, an object:
 
     raise_in      raise in this method of the script or callback, or in the text ``encoder``
-    stop          "interrupt" or "skip" in a denoiser call
+    stop          "interrupt" or "skip", once, in a denoiser call or in the method ``stop_in``
     forward       replace the U-Net's forward: by one that calls it ("around"), or by another ("own")
     at            from which time on that it is reached (1, the default), for ``stop``: at which
 
@@ -50,7 +50,10 @@ class Faults:
         self.orders = {}
 
     def at(self, place):
-        """Raise where that is ordered for this place."""
+        """Stop or raise where that is ordered for this place."""
+        stops = "stop" in self.orders and place == self.orders.get("stop_in", "cfg_denoiser")
+        if stops and not self.fired and self._is_time():
+            getattr(shared.state, self.orders["stop"])()
         if self.orders.get("raise_in") == place and self._is_time():
             raise RuntimeError(f"the fault in {place}")
 
@@ -75,11 +78,6 @@ class Faults:
                 unet.forward = known
 
         self.undo.append(restore)
-
-    def on_denoiser(self, params):
-        if (command := self.orders.get("stop")) and not self.fired and self._is_time():
-            getattr(shared.state, command)()
-        self.at("cfg_denoiser")
 
     def state(self):
         sampling = sys.modules["eiup.webui.sampling"].SamplingPass
@@ -122,7 +120,7 @@ def add_routes(demo, app):
     app.add_api_route("/eiup-faults/mend", mend, methods=["POST"])
 
 
-script_callbacks.on_cfg_denoiser(faults.on_denoiser)
+script_callbacks.on_cfg_denoiser(lambda params: faults.at("cfg_denoiser"))
 script_callbacks.on_cfg_denoised(lambda params: faults.at("cfg_denoised"))
 script_callbacks.on_cfg_after_cfg(lambda params: faults.at("cfg_after_cfg"))
 script_callbacks.on_app_started(add_routes)
