@@ -36,7 +36,11 @@ class Concept:
 
     def __str__(self) -> str:
         text = re.sub(r"([,:#@])", r"\\\1", self.text)
-        return text if self.weight == 1.0 else f"{text}:{self.weight!r}"
+        if self.weight == 1.0:
+            return text
+        # A backslash right before the colon would make it a part of the text.
+        space = " " if text.endswith("\\") else ""
+        return f"{text}{space}:{self.weight!r}"
 
 
 @dataclass(frozen=True)

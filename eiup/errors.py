@@ -29,7 +29,7 @@ class RequestError(EiupError):
             shown = repr(value)
         except (ValueError, RecursionError):  # an integer of too many digits to print, or lists in lists
             shown = f"a huge {type(value).__name__}"
-        message = f"EIUP: {_cut(field, 160)} is {_cut(shown, 80)}; allowed: {allowed}."
+        message = f"EIUP: {_cut(field or repr(field), 160)} is {_cut(shown, 80)}; allowed: {allowed}."
         super().__init__(f"{message} {advice}".strip(), 422)
 
 

@@ -131,6 +131,10 @@ class Recorder:
             for image, by_progress in sorted(steps.items())
         }
 
+    def nothing(self) -> ImageEvidence:
+        """The evidence of an image that was stopped before its first U-Net call."""
+        return self._summary({}, 0, 0)
+
     def _summary(self, by_progress: dict[float, _Step], corrected: int, seen: int) -> ImageEvidence:
         steps = [by_progress[at] for at in sorted(by_progress)]
         concepts = []
@@ -147,8 +151,8 @@ class Recorder:
                     concept=name,
                     weight=weight,
                     presence=sum(measured) / len(measured) if measured else 0.0,
-                    gate=sum(gate) / len(gate),
-                    share=sum(share) / len(share),
+                    gate=sum(gate) / max(1, len(gate)),
+                    share=sum(share) / max(1, len(share)),
                     presence_by_step=presence,
                     gate_by_step=gate,
                     share_by_step=share,

@@ -112,7 +112,9 @@ def result_of(record: dict[str, Any]) -> dict[str, Any]:
     and the curve of the first pass in at most ``CURVE_POINTS`` points."""
     first = record["passes"][0]
     steps = len(first["progress"])
-    points = sorted({round(i * (steps - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+    # None of an image that was stopped before its first step.
+    count = CURVE_POINTS if steps else 0
+    points = sorted({round(i * (steps - 1) / (CURVE_POINTS - 1)) for i in range(count)})
     concepts = []
     for concept, by_step in zip(record["concepts"], first["concepts"]):
         told = {key: value for key, value in concept.items() if key not in ("concept", "weight")}

@@ -52,12 +52,19 @@ def read_policy(path: Path) -> Policy:
         presets = SHIPPED
         if "presets" in values:
             presets = path.parent / folder_of_presets(values["presets"], "presets")
-            if not presets.is_dir():
+            if not _is_folder(presets):
                 raise RequestError("presets", values["presets"], "a folder that exists")
         return policy_of(values, Presets(presets).resolver())
     except RequestError as error:
         told = f"{error.field} is wrong; allowed: {error.allowed}."
         raise PolicyError(path, _line_of(error.field, line_of), str(error), told) from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a folder that may not be looked into
+        return False
 
 
 def _text_of(path: Path) -> str:

@@ -203,6 +203,8 @@ def _read(path: Path) -> str | None:
         return read_text(path)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise RequestError("preset", path.name, "a file that can be read", f"({error!r})") from error
 
 
 def read_text(path: Path) -> str:

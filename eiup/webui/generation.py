@@ -10,6 +10,7 @@ from typing import Any
 
 from modules import shared
 
+from ..errors import ErasureError
 from ..journal import PassEvidence, image_record, result_of
 from ..overrides import apply_overrides
 from ..policy import Lift, enforce
@@ -147,6 +148,15 @@ class Generation:
         if self.request.active:
             p.extra_generation_params[INFOTEXT_KEY] = self.request.to_infotext(policy=self._policy_note())
 
+    def _check_seen(self, p: Any) -> None:
+        """Samplers may have no step left to make, such as DDIM in img2img of two: then there is nothing that
+        could be proven, or recorded."""
+        if p.iteration not in self.unfinished and not all(proof["rows"] for proof in self.proofs.values()):
+            raise ErasureError(
+                "an image was made without a call of the U-Net, so without erasure. Choose more steps, a "
+                "larger denoising strength or another sampler"
+            )
+
     def record_batch(self, p: Any) -> None:
         """Make the records of the images of the batch that has been sampled, and write the journal; once."""
         if shared.state.interrupted or shared.state.skipped:
@@ -156,6 +166,7 @@ class Generation:
             return
         if self.policy is not None:
             self.proofs = {index: _proof(passes, index) for index in range(len(p.seeds))}
+            self._check_seen(p)
         made: dict[int, dict[str, Any]] = {}
         journal = journal_settings()
         prompts = p.prompts if journal.prompts else [None] * len(p.seeds)

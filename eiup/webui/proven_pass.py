@@ -49,6 +49,9 @@ class ProvenPass(SamplingPass):
                 noise.restore()
                 result = super().run(sampler, sample, *args, **kwargs)
             self.tally.check()
+        # Each image has its record, also one that was stopped before its first U-Net call.
+        for image in range(len(self.p.seeds)):
+            self.evidence.setdefault(image, self._eraser.recorder.nothing())
         return result
 
     def _prepare_for_strict(self) -> None:

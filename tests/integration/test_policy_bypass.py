@@ -445,3 +445,29 @@ def test_no_image_is_made_where_the_journal_cannot_be_written(server):
     assert response.status_code == 500
     assert "append is broken" in response.json()["errors"]
     assert records == []
+
+
+# ---------------------------------------------------------------------------- images without a U-Net call
+
+
+@pytest.mark.parametrize("denoising_strength", [0.3, 1.0])
+def test_an_image_for_which_the_unet_is_not_called_is_refused(server, denoising_strength):
+    payload = scene(
+        init_images=[server.picture()], sampler_name="DDIM", steps=2, denoising_strength=denoising_strength
+    )
+    response, records = attempt(server, "img2img", payload)
+    check_refusal(server, response, records, "without a call of the U-Net")
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("command", ["interrupt", "skip"])
+def test_an_image_that_is_stopped_before_its_first_call_has_its_record(server, command):
+    # The method is called for each batch, before anything is sampled.
+    orders = {"stop": command, "stop_in": "process_before_every_sampling"}
+    payload = scene(n_iter=2, alwayson_scripts={"Faults": {"args": [orders]}})
+    response, records = attempt(server, "txt2img", payload)
+    server.client.post("/eiup-faults/mend", {})
+    infotexts = infotexts_of(response)
+    assert len(records) == len(infotexts) == (1 if command == "interrupt" else 2)
+    assert [value_in(text)["policy"]["rows"] for text in infotexts] == [0, 4][: len(infotexts)]
+    assert [record["policy"]["rows"] for record in records] == [0, 4][: len(records)]

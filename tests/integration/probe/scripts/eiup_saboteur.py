@@ -1,7 +1,7 @@
 """A second script of the tests' extension: it works against EIUP, as incompatible extensions might.
 
-Orders are the one argument of its script, an object; those of the first kind are carried out in the first
-denoiser call, the others around it:
+Orders are the one argument of its script, an object; those of the first kind are carried out in the denoiser
+call ``in_call`` (by default the first), the others around it:
 
     clear_unet_hooks     remove all hooks from the U-Net
     clear_after_hooks    remove those behind the U-Net's forward
@@ -22,13 +22,14 @@ denoiser call, the others around it:
     steps                change the steps when sampling begins
     inner                after each image, make another from it: with "filtered" scripts, or with "none"
 
-``POST /eiup-saboteur/break`` lets a function of EIUP raise, such as ``{"target": "eiup.rows:plan"}``;
-``/eiup-saboteur/mend`` takes it back and tells what has been seen.
+``POST /eiup-saboteur/break`` lets a function of EIUP raise, such as ``{"target": "eiup.rows:plan"}``, with
+``"at": 3`` from its third call on; ``/eiup-saboteur/mend`` takes it back and tells what has been seen.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from copy import copy
 from operator import attrgetter
@@ -47,7 +48,7 @@ class Saboteur:
         self.calls = 0
         self.inner: list[str] = []
         self.inner_errors: list[str] = []
-        self.busy = False
+        self.busy = self.fired = False
 
     def begin(self, p, orders):
         if self.busy:  # with an inner pass of its own
@@ -133,8 +134,9 @@ class Saboteur:
 
     def on_denoiser(self, params):
         self.calls += 1
-        if not self.orders or self.busy or self.calls != 1:
+        if not self.orders or self.busy or self.calls != self.orders.get("in_call", 1):
             return
+        self.fired = True
         unet = shared.sd_model.model.diffusion_model
         if self.orders.get("clear_unet_hooks"):
             unet._forward_pre_hooks.clear()
@@ -178,19 +180,22 @@ class Saboteur:
 
     # ---- EIUP's own functions
 
-    def break_(self, target):
+    def break_(self, target, at=1):
         module, _, path = target.partition(":")
         owner, _, name = path.rpartition(".")
         holder = sys.modules[module]
         holder = attrgetter(owner)(holder) if owner else holder
-        known = vars(holder)[name]
+        known, calls = vars(holder)[name], itertools.count(1)
+        kind = type(known) if isinstance(known, (classmethod, staticmethod)) else None
+        original = known.__func__ if kind else known
 
         def broken(*args, **kwargs):
+            if next(calls) < at:
+                return original(*args, **kwargs)
+            self.fired = True
             raise RuntimeError(f"{path} is broken")
 
-        setattr(
-            holder, name, staticmethod(broken) if isinstance(known, (classmethod, staticmethod)) else broken
-        )
+        setattr(holder, name, kind(broken) if kind else broken)
         self.broken.append(functools.partial(setattr, holder, name, known))
 
     def mend(self):
@@ -239,11 +244,13 @@ class SaboteurScript(scripts.Script):
 
 def add_routes(demo, app):
     def break_(request: dict):
-        saboteur.break_(request["target"])
+        saboteur.break_(**request)
 
     def mend():
         saboteur.mend()
-        return {"inner": saboteur.inner, "inner_errors": saboteur.inner_errors}
+        seen = {"inner": saboteur.inner, "inner_errors": saboteur.inner_errors, "fired": saboteur.fired}
+        saboteur.fired = False
+        return seen
 
     app.add_api_route("/eiup-saboteur/break", break_, methods=["POST"])
     app.add_api_route("/eiup-saboteur/mend", mend, methods=["POST"])
