@@ -54,8 +54,9 @@ def test_a_generation_can_be_stopped_while_concepts_are_calibrated(webui, refere
     def progress():
         return webui.get("/sdapi/v1/progress", params={"skip_current_image": True}).json()
 
-    # As many as are allowed, so that it takes long, and no others have been calibrated before.
-    concepts = [f"{command} {time.time()} {index}" for index in range(64)]
+    # As many as are allowed, so that it takes long, and none that has been calibrated before.
+    moment = int(time.time()) % 1000
+    concepts = [f"{command} {moment} {index}" for index in range(64)]
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(webui.txt2img, **scene(**erasing(*concepts, mode="adaptive")))
         deadline = time.monotonic() + 120
