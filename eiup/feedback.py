@@ -49,6 +49,8 @@ class Feedback:
         concept = make_concept(concept, field="concept").text
         if verdict not in VERDICTS:
             raise RequestError("verdict", verdict, "one of " + ", ".join(VERDICTS))
+        if any("\ud800" <= character <= "\udfff" for character in checkpoint):
+            raise RequestError("checkpoint", checkpoint, "text without lone surrogates, which are no characters")
         with _writing:
             all_factors = self._read()
             factors = all_factors.setdefault(checkpoint, {})
