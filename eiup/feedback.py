@@ -50,7 +50,8 @@ class Feedback:
         if verdict not in VERDICTS:
             raise RequestError("verdict", verdict, "one of " + ", ".join(VERDICTS))
         if any("\ud800" <= character <= "\udfff" for character in checkpoint):
-            raise RequestError("checkpoint", checkpoint, "text without lone surrogates, which are no characters")
+            allowed = "text without lone surrogates, which are no characters"
+            raise RequestError("checkpoint", checkpoint, allowed)
         with _writing:
             all_factors = self._read()
             factors = all_factors.setdefault(checkpoint, {})
