@@ -53,6 +53,9 @@ class Feedback:
             raise RequestError("checkpoint", checkpoint, "the short hash of a checkpoint")
         if verdict not in VERDICTS:
             raise RequestError("verdict", verdict, "one of " + ", ".join(VERDICTS))
+        if any("\ud800" <= character <= "\udfff" for character in checkpoint):
+            allowed = "text without lone surrogates, which are no characters"
+            raise RequestError("checkpoint", checkpoint, allowed)
         with _writing:
             all_factors = self._read()
             factors = all_factors.setdefault(checkpoint, {})

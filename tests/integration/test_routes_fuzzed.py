@@ -1,0 +1,113 @@
+"""EIUP's routes, as the server's own OpenAPI has them, whatever is sent: never a server error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from demo.environment import ROOT
+from demo.host import Client, StandIn
+
+OPERATIONS = [
+    ("GET", "/eiup/v1/feedback"), ("POST", "/eiup/v1/feedback"), ("DELETE", "/eiup/v1/feedback"),
+    ("GET", "/eiup/v1/journal"), ("GET", "/eiup/v1/journal.csv"), ("GET", "/eiup/v1/policy"),
+    ("GET", "/eiup/v1/presets"), ("GET", "/eiup/v1/presets/{name}"), ("PUT", "/eiup/v1/presets/{name}"),
+    ("DELETE", "/eiup/v1/presets/{name}"),
+]  # fmt: skip
+# The fields of bodies, each with what it may be.
+BODIES = {
+    "POST": {"concept": "star", "verdict": "spoilt", "checkpoint": "0123456789"},
+    "PUT": {"concepts": "star", "description": "a star"},
+}
+TEXTS = st.one_of(
+    st.text(alphabet="ab\\:,#@()[]\"'<>./ \n\r\t\0-_%5", max_size=20),
+    st.text(max_size=20),
+    st.sampled_from(["star", "spoilt", "survived", "mine", "nsfw", "../x", "2026-11-25", "0", "-1", "1e999"]),
+    st.just("\ud800"),
+)
+# FastAPI itself cannot answer that a field is unknown whose name holds lone surrogates.
+FIELD_NAMES = st.text(max_size=20)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(FIELD_NAMES, inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def client(is_stand_in, webui_ckpt, tmp_path_factory) -> Iterator[Client]:
+    if not is_stand_in:
+        pytest.skip("what is stored on a webui is its users'")
+    folder = tmp_path_factory.mktemp("fuzzed")
+    stand_in = StandIn(folder / "data", folder / "webui.log", checkpoint=webui_ckpt)
+    stand_in.command += ["--nowebui", "--extension", str(ROOT)]
+    with stand_in:
+        yield stand_in.client
+
+
+def described(client: Client) -> dict:
+    paths = client.get("/openapi.json").json()["paths"]
+    return {path: methods for path, methods in paths.items() if path.startswith("/eiup/")}
+
+
+def test_no_route_is_left_out(client):
+    known = {(method.upper(), path) for path, methods in described(client).items() for method in methods}
+    assert known == set(OPERATIONS)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda value: value)
+def test_whatever_is_sent_is_answered_or_refused(client, method, path):
+    described_here = described(client)[path][method.lower()]
+    names = [p["name"] for p in described_here.get("parameters", ()) if p["in"] == "query"]
+    queries = st.lists(st.tuples(st.sampled_from([*names, "another"]), TEXTS), max_size=3)
+    fields = BODIES.get(method, {})
+    named = {name: st.one_of(st.just(right), TEXTS, JSON) for name, right in fields.items()}
+    bodies = st.one_of(st.fixed_dictionaries(named), st.fixed_dictionaries({}, optional=named), JSON)
+
+    @settings(
+        derandomize=True,
+        deadline=None,
+        max_examples=40 if fields else 15,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.one_of(st.just("mine"), TEXTS), queries, bodies)
+    def send(name, query, body):
+        url = path.replace("{name}", escaped(name))
+        url += "?" + "&".join(f"{key}={escaped(value)}" for key, value in query)
+        content = json.dumps(body).encode() if fields else None
+        answer = client.http.request(method, url, content=content)
+        assert answer.status_code < 500, answer.text
+        if answer.status_code >= 400:
+            assert answer.json()["detail"]
+        elif answer.status_code == 200 and "json" in answer.headers["content-type"]:
+            assert isinstance(answer.json(), dict)
+
+    send()
+
+
+def escaped(text: str) -> str:
+    return quote(text.encode("utf-8", "surrogatepass"), safe="")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "feedback", {"concept": "star", "verdict": "spoilt", "checkpoint": "\ud800"}),
+        ("POST", "feedback", {"concept": "\ud800", "verdict": "spoilt"}),
+        ("POST", "feedback", {"concept": "star", "verdict": "\ud800"}),
+        ("PUT", "presets/mine", {"concepts": "star", "description": "\ud800"}),
+        ("PUT", "presets/mine", {"concepts": ["\ud800"]}),
+    ],
+    ids=str,
+)
+def test_what_is_no_character_is_refused(client, method, path, body):
+    answer = client.http.request(method, f"/eiup/v1/{path}", content=json.dumps(body).encode())
+    assert answer.status_code == 422, answer.text
