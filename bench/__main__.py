@@ -17,6 +17,7 @@ COMMANDS = {
     "many": "the same with many concepts erased at once",
     "maps": "whether heat maps show where a concept would have been",
     "journal": "how long it takes to read a large journal",
+    "policy": "what a server with a policy makes of prompts and attacks, on every path",
     "cases": "write the files of cases that quality is measured on",
 }
 
