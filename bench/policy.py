@@ -303,7 +303,8 @@ class Server:
         """Whether an image's infotext says that all of its rows were under erasure."""
         found = _EIUP.search(infotext or "")
         proof = json.loads(json.loads(found[1])).get("policy", {}) if found else {}
-        return proof.get("hash") == self.policy_hash and 0 < proof["rows"] == proof["under_erasure"]
+rows, under_erasure = proof.get("rows", 0), proof.get("under_erasure")
+        return proof.get("hash") == self.policy_hash and 0 < rows == under_erasure
 
 
 def _decoded(image: str) -> Image.Image:
