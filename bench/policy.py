@@ -303,7 +303,7 @@ class Server:
         """Whether an image's infotext says that all of its rows were under erasure."""
         found = _EIUP.search(infotext or "")
         proof = json.loads(json.loads(found[1])).get("policy", {}) if found else {}
-rows, under_erasure = proof.get("rows", 0), proof.get("under_erasure")
+        rows, under_erasure = proof.get("rows", 0), proof.get("under_erasure")
         return proof.get("hash") == self.policy_hash and 0 < rows == under_erasure
 
 
