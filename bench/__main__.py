@@ -18,6 +18,7 @@ COMMANDS = {
     "maps": "whether heat maps show where a concept would have been",
     "journal": "how long it takes to read a large journal",
     "soak": "whether a policy holds through random generations with random faults",
+    "policy": "what a server with a policy makes of prompts and attacks, on every path",
     "cases": "write the files of cases that quality is measured on",
 }
 

@@ -322,6 +322,25 @@ def test_a_box_that_was_unticked_all_the_same_changes_nothing(page_server, page)
 
 
 @pytest.mark.timeout(900)
+def test_the_button_that_compares_makes_no_image_without_erasure(page_server, page):
+    open_page(page_server, page)
+    page.fill("#txt2img_prompt textarea", "a wizard in a forest")
+    for name, value in (("steps", 2), ("width", 128), ("height", 128)):
+        fill_number(page, f"#txt2img_{name} input[type=number]", value)
+    generate(page)
+    known = len(page_server.records())
+    page.click("#script_txt2img_eiup_panel .eiup-compare-button", timeout=OPENED_WITHIN)
+    error = page.locator("#script_txt2img_eiup_compare_log .error")
+    error.wait_for(state="visible", timeout=OPENED_WITHIN)
+    assert "This server's policy has no image made without erasure." in error.inner_text()
+    assert page.locator(".eiup-slider, .eiup-unerased").count() == 0
+    assert page.locator("#script_txt2img_eiup_unerased textarea").count() == 0 or (
+        page.input_value("#script_txt2img_eiup_unerased textarea") == ""
+    )
+    assert len(page_server.records()) == known
+
+
+@pytest.mark.timeout(900)
 def test_the_journal_shows_refusals(page_server, page):
     payload = scene(**erasing("forest"))
     assert page_server.client.post("/sdapi/v1/txt2img", payload).status_code == 422

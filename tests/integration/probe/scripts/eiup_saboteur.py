@@ -160,7 +160,7 @@ class Saboteur:
         self.busy = True
         try:
             inner = processing.StableDiffusionProcessingImg2Img(
-                init_images=[pp.image], prompt=p.prompt, seed=p.seed, steps=4, sampler_name="Euler",
+                init_images=[pp.image], prompt=p.prompt, seed=p.seed, steps=p.steps, sampler_name="Euler",
                 width=p.width, height=p.height, cfg_scale=p.cfg_scale, denoising_strength=0.9,
                 do_not_save_samples=True, do_not_save_grid=True,
             )  # fmt: skip
