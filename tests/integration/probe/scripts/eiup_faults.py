@@ -68,7 +68,10 @@ class Faults:
         forward, own = unet.forward, self.orders["forward"] == "own"
 
         def replaced(x, *args, **kwargs):
-            return x * 0.5 if self._is_time() and own else forward(x, *args, **kwargs)
+            # Where no row is to be erased, another forward prevents nothing.
+            counts = not own or any(p._eraser._call.erased for p in self._sampling()._running.values())
+            is_time = counts and self._is_time()
+            return x * 0.5 if is_time and own else forward(x, *args, **kwargs)
 
         unet.forward = replaced
 
@@ -79,10 +82,12 @@ class Faults:
 
         self.undo.append(restore)
 
+    def _sampling(self):
+        return sys.modules["eiup.webui.sampling"].SamplingPass
+
     def state(self):
-        sampling = sys.modules["eiup.webui.sampling"].SamplingPass
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in shared.sd_model.modules())
-        return {"fired": self.fired, "hooks": hooks, "running": len(sampling._running)}
+        return {"fired": self.fired, "hooks": hooks, "running": len(self._sampling()._running)}
 
 
 faults = Faults()
