@@ -216,7 +216,7 @@ _WAYS = (
     Way("img2img", lambda case, index, known: _from_image(case, index), "img2img"),
     Way("loopback", lambda case, index, known: _from_image(case, 0), "img2img", rounds=2),
     Way("inpainting", _inpainting, "img2img"),
-    Way("inpainting, only masked", _only_masked, "img2img", box=_QUARTER),
+    Way("inpainting only masked", _only_masked, "img2img", box=_QUARTER),
     Way("X/Y/Z plot", _plot),
     Way(
         INNER_PASS,

@@ -112,9 +112,10 @@ class Generation:
             raise self.error
         if SamplingPass.is_running(sampler):
             return sample(*args, **kwargs)
-        name = "hires" if getattr(p, "is_hr_pass", False) else "first"
+        is_second = getattr(p, "is_hr_pass", False)
         kind = SamplingPass if self.policy is None else ProvenPass
-        sampling = kind(p, self.request, name)
+        before = self.passes[-1] if is_second and self.passes else None
+        sampling = kind(p, self.request, "hires" if is_second else "first", before)
         result = sampling.run(sampler, sample, *args, **kwargs)
         self.passes.append(sampling)
         self.sampled = True

@@ -28,8 +28,8 @@ class ProvenPass(SamplingPass):
     or there are too few steps, ``request`` ends up with the mode strict.
     """
 
-    def __init__(self, p: Any, request: ErasureRequest, name: str):
-        super().__init__(p, request, name)
+    def __init__(self, p: Any, request: ErasureRequest, name: str, before: SamplingPass | None = None):
+        super().__init__(p, request, name, before)
         self.tally = Tally()
         if request.mode == "adaptive" and self._switches_early():
             self.request = replace(request, mode=UNSEEN_MODE)

@@ -25,6 +25,7 @@ from ..evidence import ImageEvidence
 from ..preserve import Twin
 from ..request import ErasureRequest
 from ..sampling import sample_erased
+from ..watch import Erasure
 from .denoising import CalibrationStopped, denoiser_of
 from .encoding import ConceptEncoder, through_hypernetworks
 
@@ -35,7 +36,8 @@ MAX_ROW_TOKENS = 8192
 
 
 class SamplingPass:
-    """Erasure while ``sampler`` samples once for ``p``.
+    """Erasure while ``sampler`` samples once for ``p``; ``before`` is the pass whose images this one goes on
+    with, where there is one.
 
     ``evidence`` holds, after the pass, what was suppressed in each image of the batch, and ``checkpoint``
     the short hash of the checkpoint that it began with.
@@ -43,8 +45,8 @@ class SamplingPass:
 
     _running: dict[int, SamplingPass] = {}
 
-    def __init__(self, p: Any, request: ErasureRequest, name: str):
-        self.p, self.request, self.name = p, request, name
+    def __init__(self, p: Any, request: ErasureRequest, name: str, before: SamplingPass | None = None):
+        self.p, self.request, self.name, self.before = p, request, name, before
         self.evidence: dict[int, ImageEvidence] = {}
         self.checkpoint: str | None = None
         self._eraser: ConceptEraser | None = None
@@ -67,6 +69,7 @@ class SamplingPass:
         try:
             begins = not self._switches_early()
             self._attach(watches=begins, maps=begins and self.request.maps)
+            self._take_verdict()
             self.checkpoint = shared.sd_model.sd_model_hash
 
             if self.request.preserve:
@@ -95,6 +98,19 @@ class SamplingPass:
         anew."""
         refiner = getattr(self.p, "refiner_checkpoint_info", None)
         return refiner is not None and (self.p.refiner_switch_at or 1.0) < EARLY_SWITCH
+
+    def _take_verdict(self) -> None:
+        """What was seen in the pass before is erased from the first call on, as it was there behind the look.
+
+        Its images show nothing to look at any more, and this pass may bring the concept back into them.
+        """
+        watch = self._eraser.watch
+        before = self.before._eraser.watch if self.before is not None else None
+        if watch is not None and before is not None:
+            watch.erased.update(
+                (pair, Erasure(e.share if e.places is None else e.share * e.afterwards))
+                for pair, e in before.erased.items()
+            )
 
     def _refuse_refiner(self) -> None:
         if getattr(self.p, "refiner_checkpoint_info", None) is not None:

@@ -267,6 +267,21 @@ def test_the_journal_has_a_record_of_each_image(host, data_folder, request):
     assert [part["pass"] for part in record["passes"]] == ["first", "hires"]
 
 
+def test_what_the_first_pass_saw_is_erased_in_the_whole_second_one(host, data_folder, request):
+    """The second pass begins from an image that does not show the concept, and could bring it back."""
+    if request.config.getoption("--webui-url"):
+        pytest.skip("a real webui's journal lies in its own folder")
+    hires = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=0.7)
+    before = len(records(data_folder))
+    for seed in (1, 5):
+        host.txt2img(**scene(seed=seed, steps=20, sampler_name="DDIM", **hires, **erasing("star")))
+    new = records(data_folder)[before:]
+    assert len(new) == 2
+    for record in new:
+        assert record["concepts"][0]["begun_anew"]
+        assert min(record["passes"][1]["concepts"][0]["share_by_step"]) > 0
+
+
 def test_the_journal_keeps_what_was_measured_before_the_switch_to_a_refiner(host, data_folder, request):
     if request.config.getoption("--webui-url"):
         pytest.skip("a real webui's journal lies in its own folder")
