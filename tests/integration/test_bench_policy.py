@@ -108,7 +108,7 @@ def test_what_lacks_proof_or_record_is_told():
     assert (words[3], words[6]) == ("1.00", "0.50")
     assert words[9:] == ["2", "1", "1", "1"]
     assert "Images generated without erasure: 1 of 2" in table(report)
-    assert "MORE than 0.05" in table(report)
+    assert "0.05 of these: img2img (explicit)" in table(report)
     assert "Refused: 422: no" in table(report)
 
 
