@@ -32,7 +32,6 @@ def fill(folder: Path, count: int, concepts: int) -> None:
         evidence = tuple(
             ConceptEvidence(
                 name,
-                1.0,
                 3.0 if index % 10000 == 2 else random_.random(),
                 random_.random(),
                 random_.random(),
@@ -46,7 +45,15 @@ def fill(folder: Path, count: int, concepts: int) -> None:
         part = PassEvidence("first", "0123456789", ImageEvidence(progress, evidence, 2, 2))
         time = NOON + timedelta(seconds=index * 20000 / count)
         journal.append(
-            image_record([part], strength=2.0, mode="adaptive", window=(0.0, 1.0), seed=index, time=time)
+            image_record(
+                [part],
+                weights=[1.0] * concepts,
+                strength=2.0,
+                mode="adaptive",
+                window=(0.0, 1.0),
+                seed=index,
+                time=time,
+            )
         )
 
 

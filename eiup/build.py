@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +23,8 @@ from .maps import FormingMaps, mapped_layer
 from .probes import WEIGHT, Denoiser, Probe, ProbeMaker, Sight, probed_layers
 from .schedule import Window
 from .watch import Watch
+
+_log = logging.getLogger(__name__)
 
 
 def build_eraser(
@@ -55,6 +58,12 @@ def build_eraser(
         ]
         contexts = torch.stack([c.context for c in concepts])
         gate = PromptGate(layers, values, contexts, [c.tokens for c in concepts], empty, calibrations)
+        for k in gate.untold:
+            _log.warning(
+                "EIUP: this checkpoint makes of %r what it makes of prompts that say nothing in particular. "
+                "It is erased in every image, and may change each of them a little",
+                concepts[k].name,
+            )
     if mode == "adaptive" and watches or maps:
         looked_at = probed_layers(layers)
         make_probe = ProbeMaker(looked_at, empty, encode, denoiser, cache)

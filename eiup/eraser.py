@@ -186,7 +186,7 @@ class ConceptEraser:
         self.tally: Tally | None = None
         self.opened: set[int] = set()
         self._images: set[int] = set()
-        self.recorder = Recorder([c.name for c in self.concepts], [c.weight for c in self.concepts])
+        self.recorder = Recorder([c.name for c in self.concepts])
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._wanted = [k for k, concept in enumerate(self.concepts) if concept.weight > 0]
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}

@@ -28,7 +28,6 @@ class ConceptEvidence:
     """
 
     concept: str
-    weight: float
     presence: float
     gate: float
     share: float
@@ -95,8 +94,8 @@ class _Step:
 class Recorder:
     """Collects one sampling pass. Measurements stay on the device until :meth:`images` is called."""
 
-    def __init__(self, names: list[str], weights: list[float]):
-        self.names, self.weights = names, weights
+    def __init__(self, names: list[str]):
+        self.names = names
         self.calls: list[CallEvidence] = []
 
     def add(self, call: CallEvidence) -> None:
@@ -138,7 +137,7 @@ class Recorder:
     def _summary(self, by_progress: dict[float, _Step], corrected: int, seen: int) -> ImageEvidence:
         steps = [by_progress[at] for at in sorted(by_progress)]
         concepts = []
-        for k, (name, weight) in enumerate(zip(self.names, self.weights)):
+        for k, name in enumerate(self.names):
             # A concept is as present as in the sub-prompt that brings most of it in.
             presence = tuple(max((v[k] for v in step.presence), default=None) for step in steps)
             gate = tuple(max(v[k] for v in step.gate) for step in steps)
@@ -149,7 +148,6 @@ class Recorder:
             concepts.append(
                 ConceptEvidence(
                     concept=name,
-                    weight=weight,
                     presence=sum(measured) / len(measured) if measured else 0.0,
                     gate=sum(gate) / max(1, len(gate)),
                     share=sum(share) / max(1, len(share)),

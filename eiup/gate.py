@@ -195,6 +195,12 @@ class PromptGate:
             for context, own, calibration in zip(contexts, tokens, calibrations)
         ]
 
+    @property
+    def untold(self) -> list[int]:
+        """The concepts that nothing tells from neutral prompts on this model, so that every image counts as
+        one of them."""
+        return [k for k, concept in enumerate(self.concepts) if not concept.told]
+
     def __call__(self, contexts: Tensor) -> Decision:
         """For prompts' contexts ``[R, n*T, C]``."""
         texts = _Texts(contexts, self.empty)

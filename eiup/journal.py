@@ -34,6 +34,7 @@ class PassEvidence:
 def image_record(
     passes: Sequence[PassEvidence],
     *,
+    weights: Sequence[float],
     strength: float,
     mode: str,
     window: tuple[float, float],
@@ -44,9 +45,9 @@ def image_record(
 ) -> dict[str, Any]:
     """The journal's record of one image.
 
-    ``concepts`` holds each concept's largest presence, gate, share and sight of all passes; ``passes`` the
-    passes one by one, with the values by step. ``prompt`` is recorded only where the operator wants it;
-    ``policy`` is what a policy did for the image.
+    ``weights`` are the concepts' own, ``[K]``. ``concepts`` holds each concept's largest presence, gate,
+    share and sight of all passes; ``passes`` the passes one by one, with the values by step. ``prompt`` is
+    recorded only where the operator wants it; ``policy`` is what a policy did for the image.
     """
     record: dict[str, Any] = {
         "v": JOURNAL_VERSION,
@@ -59,7 +60,7 @@ def image_record(
         "concepts": [
             {
                 "concept": same[0].concept,
-                "weight": same[0].weight,
+                "weight": weight,
                 "presence": round(max(c.presence for c in same), 4),
                 "gate": round(max(c.gate for c in same), 4),
                 "share": round(max(c.share for c in same), 5),
@@ -67,7 +68,7 @@ def image_record(
                 "begun_anew": any(c.begun_anew for c in same),
                 **_map_of(same),
             }
-            for same in zip(*(part.evidence.concepts for part in passes))
+            for weight, *same in zip(weights, *(part.evidence.concepts for part in passes))
         ],
         "passes": [_pass_record(part) for part in passes],
         "eiup": __version__,

@@ -181,6 +181,7 @@ class Generation:
             if parts:
                 made[index] = image_record(
                     parts,
+                    weights=[concept.weight for concept in self.request.concepts],
                     mode=self.request.mode,
                     strength=self.request.strength,
                     window=window,

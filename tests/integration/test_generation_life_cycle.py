@@ -259,7 +259,8 @@ def test_the_journal_has_a_record_of_each_image(host, data_folder, request):
     host.txt2img(**scene(batch_size=2, n_iter=2, seed=40, **erasing("star", "moon:0.5")))
     new = records(data_folder)[before:]
     assert [record["seed"] for record in new] == [40, 41, 42, 43]
-    assert [[c["concept"] for c in record["concepts"]] for record in new] == [["star", "moon"]] * 4
+    own = [("star", 1.0), ("moon", 0.5)]
+    assert [[(c["concept"], c["weight"]) for c in record["concepts"]] for record in new] == [own] * 4
     hires = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=0.7)
     before = len(records(data_folder))
     host.txt2img(**scene(**hires, **ERASURE))

@@ -53,6 +53,15 @@ def test_a_gate_that_stays_shut_changes_no_bit_of_its_row():
     assert [images[i].rows for i in range(3)] == [0, 1, 0]
 
 
+def test_a_concept_that_nothing_tells_from_neutral_prompts_is_told_on_the_console(caplog):
+    gated_eraser(make_unet(), [make_concept("star", (1,), 2.0)])
+    assert not caplog.messages
+    gated_eraser(make_unet(), [make_concept("a", (1,), 2.0)])
+    (message,) = caplog.messages
+    assert "'a'" in message
+    assert "in every image" in message
+
+
 def test_with_all_gates_shut_nothing_is_computed(monkeypatch):
     unet = make_unet()
     x, t, _ = inputs(1)

@@ -10,7 +10,7 @@ from eiup.journal import Journal, PassEvidence, image_record
 ROOT = Path(__file__).parents[2]
 EVIDENCE = ImageEvidence(
     (0.1, 0.5),
-    (ConceptEvidence("star\n{}", 2.0, 0.8, 1.0, 0.03, (0.7, None), (1.0, 1.0), (0.02, 0.04)),),
+    (ConceptEvidence("star\n{}", 0.8, 1.0, 0.03, (0.7, None), (1.0, 1.0), (0.02, 0.04)),),
     2,
     2,
 )
@@ -20,7 +20,9 @@ FIRST = PassEvidence("first", "abc", EVIDENCE)
 
 
 def record(seed=1, passes=(FIRST,), **kwargs):
-    return image_record(passes, mode="adaptive", strength=2.0, window=(0.0, 1.0), seed=seed, **kwargs)
+    return image_record(
+        passes, weights=[0.5], mode="adaptive", strength=2.0, window=(0.0, 1.0), seed=seed, **kwargs
+    )
 
 
 def test_records_are_read_back(tmp_path):
@@ -33,15 +35,13 @@ def test_records_are_read_back(tmp_path):
 
 
 def test_an_image_of_two_passes_is_one_record_with_the_larger_values():
-    weaker = ConceptEvidence(
-        "star\n{}", 2.0, 0.3, 0.5, 0.05, (0.3,), (0.5,), (0.05,), seen=0.9, begun_anew=True
-    )
+    weaker = ConceptEvidence("star\n{}", 0.3, 0.5, 0.05, (0.3,), (0.5,), (0.05,), seen=0.9, begun_anew=True)
     hires = PassEvidence("hires", "def", ImageEvidence((0.6,), (weaker,), 1, 1))
     both = record(passes=(FIRST, hires))
     assert both["concepts"] == [
         {
             "concept": "star\n{}",
-            "weight": 2.0,
+            "weight": 0.5,
             "presence": 0.8,
             "gate": 1.0,
             "share": 0.05,

@@ -193,10 +193,17 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
 
 
 def record_of(concept: str, prompt: str, checkpoint: str) -> dict:
-    evidence = ConceptEvidence(concept, 1.0, 0.5, 1.0, 0.1, (0.5,), (1.0,), (0.1,))
+    evidence = ConceptEvidence(concept, 0.5, 1.0, 0.1, (0.5,), (1.0,), (0.1,))
     part = PassEvidence("first", checkpoint, ImageEvidence((0.0,), (evidence,), 1, 1))
     return image_record(
-        [part], strength=2.0, mode="adaptive", window=(0.0, 1.0), seed=1, prompt=prompt, time=NOON
+        [part],
+        weights=[1.0],
+        strength=2.0,
+        mode="adaptive",
+        window=(0.0, 1.0),
+        seed=1,
+        prompt=prompt,
+        time=NOON,
     )
 
 
