@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bench.soak_cases import NOT_NEEDED, OWN
 from tests.e2e.support import erasing, same, scene, with_args
 from tests.e2e.test_infotext import value_in
 from tests.e2e.test_xyz_plot import plot_of
@@ -401,36 +402,12 @@ def test_what_disturbs_and_can_be_erased_is_erased(server, orders):
 
 # --------------------------------------------------------------------------------- errors of EIUP's own
 
-BROKEN = (
-    "eiup.webui.generation:Generation.begin",
-    "eiup.webui.generation:Generation.erase_in_next_sampling",
-    "eiup.webui.generation:Generation.sample",
-    "eiup.webui.generation:Generation.record_batch",
-    "eiup.webui.generation:enforce",
-    "eiup.webui.generation:image_record",
-    "eiup.webui.sampling:SamplingPass._attach",
-    "eiup.webui.sampling:SamplingPass._plan_rows",
-    "eiup.webui.sampling:SamplingPass._first_row",
-    "eiup.webui.encoding:ConceptEncoder.concepts",
-    "eiup.webui.proven_pass:ProvenPass._see",
-    "eiup.eraser:ConceptEraser._before_unet",
-    "eiup.eraser:ConceptEraser._suppress",
-    "eiup.eraser:ConceptEraser._after_unet",
-    "eiup.eraser:ConceptEraser.__enter__",
-    "eiup.eraser:ConceptEraser.evidence",
-    "eiup.rows:plan",
-    "eiup.proof:Tally.decide",
-    "eiup.proof:Tally.end_call",
-)
-# Scripts that fail are left out by the webui, but the guard does not depend on them.
-HELPED = {"eiup.webui.generation:Generation.erase_in_next_sampling"}
 
-
-@pytest.mark.parametrize("target", BROKEN, ids=lambda target: target.partition(":")[2])
+@pytest.mark.parametrize("target", [*OWN, NOT_NEEDED], ids=lambda target: target.partition(":")[2])
 def test_an_error_in_our_own_code_leaves_no_image_unerased(server, target):
     server.client.post("/eiup-saboteur/break", {"target": target})
     response, records = attempt(server, "txt2img", scene())
-    if target in HELPED:
+    if target == NOT_NEEDED:
         check_proof(server, infotexts_of(response), records)
     else:
         assert response.status_code == 500, response.text[:500]
