@@ -20,9 +20,9 @@ from .eraser import (
 )
 from .gate import PromptGate, calibrate
 from .maps import FormingMaps, mapped_layer
-from .probes import WEIGHT, Denoiser, Probe, ProbeMaker, Sight, probed_layers
+from .probes import WATCHED_AT, WEIGHT, Denoiser, Probe, ProbeMaker, Sight, probed_layers
 from .schedule import Window
-from .watch import Watch
+from .watch import LATE, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -39,13 +39,15 @@ def build_eraser(
     context_transform: ContextTransform | None = None,
     cache: CalibrationCache | None = None,
     watches: bool = True,
+    goes_on: bool = False,
     maps: bool = False,
 ) -> ConceptEraser:
     """The :class:`ConceptEraser` of a mode, with its gate and watch calibrated.
 
     ``encode(texts)`` gives contexts ``[B, T, C]``, each text encoded alone; ``empty [T, C]`` is that of the
     empty prompt; ``denoiser`` is the model around ``unet``. Calibrations are read from and written to
-    ``cache``. Without ``watches``, the adaptive mode goes by the prompt alone. With ``maps``, the evidence
+    ``cache``. Without ``watches``, the adaptive mode goes by the prompt alone. ``goes_on`` says that another
+    model takes over, which :meth:`ConceptEraser.take_over` tells. With ``maps``, the evidence
     says where each concept was forming.
     """
     training_steps = len(denoiser.alphas_cumprod)
@@ -80,6 +82,7 @@ def build_eraser(
             )
 
         sight = Sight(looked_at, [probe_of(concept) for concept in concepts], empty.device)
+    again_from = WATCHED_AT if goes_on else LATE
     return ConceptEraser(
         unet,
         concepts,
@@ -89,6 +92,6 @@ def build_eraser(
         training_steps,
         mode=mode,
         gate=gate,
-        watch=Watch(sight, window) if mode == "adaptive" and watches else None,
+        watch=Watch(sight, window, again_from) if mode == "adaptive" and watches else None,
         maps=FormingMaps(mapped_layer(layers), sight) if maps else None,
     )

@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from .overlay import LARGEST, LEVELS, map_values
 from .places import highest, map_size, resize
 from .probes import WATCHED_AT, Sight
-from .watch import PLACE, SEEN
+from .watch import SEEN
+
+# Of the largest q.
+PLACE = 0.8
 
 
 def mapped_layer(layers: Mapping[str, nn.Module]) -> nn.Module:

@@ -27,10 +27,13 @@ than ``MISTAKEN`` of it is left in the end, and the prompt does not even hint at
 What is not to be seen yet, or is erased up to the look, may form behind it. So from ``LATE`` on images are
 looked at in every call: one in which a concept has ``q`` of ``BOUND``, of ``BOUND_LATE`` where nothing hints
 at it, is begun anew with it erased. One in which it was erased, to ``GONE`` or less, and comes back, is so
-with the next of the ``SHARES``, and twice as much behind the look.
+with the next of the ``SHARES``, and twice as much behind the look. Where another model takes over before
+the end, a pass cannot be begun anew from there on, and it is looked at in every call up to there.
 
-This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, or where
-the window of erasure leaves out a part of the schedule up to there, what is seen is erased for good.
+This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, that is
+so in late looks only: what was seen is erased without a look at the effect, and what is ``BOUND`` then gets
+the next of the ``SHARES``. Where the window of erasure leaves out a part of the schedule up to the look, what
+is seen is erased for good.
 """
 
 from __future__ import annotations
@@ -71,9 +74,10 @@ IDLE = 0.7
 CLEAN = 0.35
 GONE = 0.5
 ALIKE = 0.85
-# Sampling progress: a pass has to begin this early for a look to tell what erasing does, and a look to come
-# this early for a probe to speak against the prompt.
+# Sampling progress: a pass has to begin this early for a look to tell what erasing does, or this much before
+# a late one; and a look has to come this early for a probe to speak against the prompt.
 EARLY = 0.1
+TAKES_EFFECT = WATCHED_AT - EARLY
 TIMELY = 0.5
 # Sampling progress from which on images are looked at again.
 LATE = 0.68
@@ -100,18 +104,18 @@ NOTHING = Erasure(0.0)
 class Watch:
     """Looks at the images of a sampling pass with the ``sight`` that the probes of its concepts give.
 
-    ``window`` is that of erasure.
+    ``window`` is that of erasure. Images are looked at again from ``again_from`` on.
 
     By an image's index, ``seen`` holds how clearly each concept was seen at most, ``[K]``; by the image's and
     the concept's, ``erased`` how what was seen is erased up to the look: not at all where the probe was
     mistaken.
     """
 
-    def __init__(self, sight: Sight, window: Window | None = None):
-        self.sight = sight
+    def __init__(self, sight: Sight, window: Window | None = None, again_from: float = LATE):
+        self.sight, self.again_from = sight, again_from
         window = window or Window()
         self._covered = window.start <= 0 and window.end >= WATCHED_AT
-        self._covered_late = self._covered and window.end >= LATE
+        self._covered_late = self._covered and window.end >= again_from
         self.seen: dict[int, Tensor] = {}
         self.erased: dict[tuple[int, int], Erasure] = {}
         self._likeness: dict[int, list[float]] = {}
@@ -134,6 +138,11 @@ class Watch:
     def tells_effect(self) -> bool:
         """Whether erasing has had its effect when images are looked at in this pass."""
         return self._covered and (self._began_at or 0.0) <= EARLY
+
+    @property
+    def _tells_late(self) -> bool:
+        """The same of a late look."""
+        return self._covered_late and (self._began_at or 0.0) <= self._looked_late_at - TAKES_EFFECT
 
     @property
     def must_begin_anew(self) -> bool:
@@ -183,14 +192,14 @@ class Watch:
 
     def looks(self, at: float) -> bool:
         """Whether to look at the images in a U-Net call: in those of the first denoiser call late enough, and
-        of all from ``LATE`` on."""
+        of all from ``again_from`` on."""
         if self._began_at is None:
             self._began_at = at
         if self._closed or at < WATCHED_AT - 0.01:
             return False
         if self._looked_at is None:
             self._looked_at = at
-        elif at >= LATE - 0.01 and at not in (self._looked_at, self._looked_late_at):
+        elif at >= self.again_from - 0.01 and at not in (self._looked_at, self._looked_late_at):
             self._looked_late_at = at
             self._late_maps.clear()
             self._settled = set(self._next)
@@ -280,12 +289,14 @@ class Watch:
         """The same where ``q [N]`` is that of a late look: what formed behind the first one."""
         known = self.erased.get(pair)
         bound = BOUND_LATE if known is None and pair not in self._hinted else BOUND
-        if q.amax() < bound or not (self.tells_effect and self._covered_late):
+        if q.amax() < bound or not self._tells_late:
             return None
-        if known is None or known.share == UNSEEN:
+        weakly = known is not None and 0 < known.share < SHARES[0]
+        if known is None or weakly and (known.share == UNSEEN or not self.tells_effect):
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
         image, concept = pair
-        if known.share not in SHARES[:-1] or self._maps[image][:, concept].amax() > GONE:
+        was_gone = not self.tells_effect or self._maps[image][:, concept].amax() <= GONE
+        if known.share not in SHARES[:-1] or not was_gone:
             return None
         erasure = self._also_at(known, SHARES[SHARES.index(known.share) + 1], q, size)
         return replace(erasure, afterwards=2 * known.afterwards)

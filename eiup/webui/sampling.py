@@ -96,8 +96,10 @@ class SamplingPass:
     def _switches_early(self) -> bool:
         """Whether a refiner takes over before there is something to look at, so that nothing can be begun
         anew."""
-        refiner = getattr(self.p, "refiner_checkpoint_info", None)
-        return refiner is not None and (self.p.refiner_switch_at or 1.0) < EARLY_SWITCH
+        return self._has_refiner() and (self.p.refiner_switch_at or 1.0) < EARLY_SWITCH
+
+    def _has_refiner(self) -> bool:
+        return getattr(self.p, "refiner_checkpoint_info", None) is not None
 
     def _take_verdict(self) -> None:
         """What was seen in the pass before is erased from the first call on, as it was there behind the look.
@@ -113,7 +115,7 @@ class SamplingPass:
             )
 
     def _refuse_refiner(self) -> None:
-        if getattr(self.p, "refiner_checkpoint_info", None) is not None:
+        if self._has_refiner():
             raise RequestError(
                 "preserve", True, "false where a refiner is used", "Switch one of the two off."
             )
@@ -144,6 +146,7 @@ class SamplingPass:
                     context_transform=through_hypernetworks,
                     cache=cache,
                     watches=watches,
+                    goes_on=self._has_refiner(),
                     maps=maps,
                 )
 

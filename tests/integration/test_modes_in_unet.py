@@ -181,9 +181,9 @@ class GivenSight(Sight):
         return maps
 
 
-def watching(unet, *q, weight=2.0, window=None):
+def watching(unet, *q, weight=2.0, window=None, **kwargs):
     """An eraser that sees its concepts with ``q[i][k]`` in its look ``i``, whatever the image shows."""
-    watch = Watch(GivenSight(probed_layers(text_cross_attention(unet)), q), window)
+    watch = Watch(GivenSight(probed_layers(text_cross_attention(unet)), q), window, **kwargs)
     concepts = [make_concept(str(k), (1, 2), weight, k + 1) for k in range(len(q[0]))]
     gate = gated_eraser(unet, concepts).gate
     return ConceptEraser(unet, concepts, EMPTY, window, mode="adaptive", gate=gate, watch=watch)
@@ -317,6 +317,15 @@ def test_what_forms_late_is_erased_in_a_pass_that_is_begun_anew(looks, passes, n
     assert same == (not named and len(passes) == 1)
 
 
+def test_where_another_model_takes_over_every_call_up_to_there_is_looked_at():
+    for again, passes in (({}, [WHOLE]), ({"again_from": 0.36}, [WHOLE[:4], WHOLE])):
+        unet, made = make_unet(), []
+        eraser = watching(unet, [0.1], [0.9], [0.1], **again)
+        with eraser:
+            sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made))
+        assert made == passes
+
+
 def test_what_no_prompt_hints_at_has_to_be_seen_clearly_to_be_erased_late():
     unet, made = make_unet(), []
     eraser = watching(unet, [0.1], [0.5], [0.7])
@@ -363,7 +372,7 @@ def test_what_the_prompt_brings_in_behind_the_look_is_erased_from_there_on():
 @pytest.mark.parametrize("named", [False, True])
 def test_where_erasing_can_have_no_effect_before_the_look_it_is_not_judged_by_it(timesteps, window, named):
     unet, made = make_unet(), []
-    eraser = watching(unet, [1.0], window=window)
+    eraser = watching(unet, [1.0], [1.0], [0.5], window=window)
     (concept,) = eraser.concepts
     context = concept.context if named else EMPTY
     with eraser:
@@ -371,6 +380,31 @@ def test_where_erasing_can_have_no_effect_before_the_look_it_is_not_judged_by_it
     assert len(made) == 2
     expected = erased_at_the_bottom(unet, concept, context, 4.0, timesteps, window)
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("looks", "passes"),
+    [
+        ([0.1, 0.9, 0.1, 0.3], [3, 3]),
+        ([1.0, 1.0, 0.9, 1.0, 0.1], [2, 3, 3]),
+        ([1.0, 1.0, 0.9], [2, 3, 3, 3]),
+    ],
+    ids=["seen late", "seen again", "seen again and again"],
+)
+def test_in_a_pass_that_begins_late_late_looks_tell_what_erasing_does(looks, passes, named):
+    """Looked at at progress .5 and .7."""
+    unet, made = make_unet(), []
+    eraser = watching(unet, *([q] for q in looks))
+    (concept,) = eraser.concepts
+    context = concept.context if named else EMPTY
+    named_only = named and looks[0] < 0.4
+    if named_only:  # erased from the first look on, which costs a beginning
+        eraser.watch.sight.coming.insert(0, [0.1])
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, context, made, (800.0, 500.0, 300.0)))
+    assert [len(calls) for calls in made] == [2] * named_only + passes
+    assert eraser.evidence()[0].concepts[0].begun_anew
 
 
 def test_an_image_in_which_nothing_is_seen_is_sampled_once_and_without_change():
