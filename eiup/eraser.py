@@ -207,7 +207,13 @@ class ConceptEraser:
                 for image, evidence in images.items()
             }
         if self.maps is not None:
-            images = {image: evidence.with_maps(self.maps.of(image)) for image, evidence in images.items()}
+            late = self.watch.seen_late if self.watch is not None else {}
+            images = {
+                image: evidence.with_maps(
+                    self.maps.of(image, {k: q for (of, k), q in late.items() if of == image})
+                )
+                for image, evidence in images.items()
+            }
         return images
 
     @property

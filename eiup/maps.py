@@ -6,8 +6,9 @@ is collected up to the look of the adaptive mode (:mod:`eiup.watch`), in a sampl
 erased up to there. What is seen later says more: calls count with the square of sampling progress.
 
 Where a word is attended is not always where it forms; the concept's probe tells more surely where, but at a
-lower resolution. So where it sees the concept in the last of these calls, only the places remain that have at
-least ``PLACE`` of the image's ``q``.
+lower resolution. So where it sees the concept in the last of these calls, only the places remain that have
+``PLACE`` of the image's ``q`` and more. The map of a concept that forms only later is ``q`` in the call that
+saw it first.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ class FormingMaps:
             known = self._sums.get(image)
             self._sums[image] = of_row if known is None else known + of_row
 
-    def of(self, image: int) -> list[str] | None:
-        """The image's maps, one a concept, as :func:`encode_map` writes them; None where there are none."""
+    def of(self, image: int, seen_late: Mapping[int, Tensor] | None = None) -> list[str] | None:
+        """The image's maps, one a concept, as :func:`encode_map` writes them; None where there are none.
+        ``seen_late`` has the ``q [N]`` of concepts that formed only later, and so have no features here."""
         if image not in self._sums:
             return None
         by_position = self._sums[image].float().cpu()
@@ -80,6 +82,8 @@ class FormingMaps:
         if image in self._q and (coarse := map_size(len(self._q[image]), *self._latent_size)):
             q = self._q[image].T.unflatten(1, coarse)
             maps = torch.stack(list(map(_at_places, maps, q)))
+            for k, late in (seen_late or {}).items():
+                maps[k] = _clearest(late.unflatten(0, coarse), size)
         return [encode_map(of_concept) for of_concept in maps]
 
 
@@ -89,6 +93,12 @@ def _at_places(values: Tensor, q: Tensor) -> Tensor:
     if q.amax() < SEEN:
         return values
     return (values - values.median()).clamp_min(0) * resize(highest(q, PLACE), tuple(values.shape))
+
+
+def _clearest(q: Tensor, size: tuple[int, int]) -> Tensor:
+    """``q [h, w]`` at the places where it is seen, at another ``size``."""
+    smooth = F.interpolate(q[None, None], size, mode="bilinear")[0, 0]
+    return smooth * resize(highest(q, PLACE), size)
 
 
 def encode_map(values: Tensor) -> str:

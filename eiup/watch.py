@@ -108,7 +108,7 @@ class Watch:
 
     By an image's index, ``seen`` holds how clearly each concept was seen at most, ``[K]``; by the image's and
     the concept's, ``erased`` how what was seen is erased up to the look: not at all where the probe was
-    mistaken.
+    mistaken; and ``seen_late`` the ``q [N]`` of what a late look was the first to see.
     """
 
     def __init__(self, sight: Sight, window: Window | None = None, again_from: float = LATE):
@@ -118,6 +118,7 @@ class Watch:
         self._covered_late = self._covered and window.end >= again_from
         self.seen: dict[int, Tensor] = {}
         self.erased: dict[tuple[int, int], Erasure] = {}
+        self.seen_late: dict[tuple[int, int], Tensor] = {}
         self._likeness: dict[int, list[float]] = {}
         self._maps: dict[int, Tensor] = {}
         self._late_maps: dict[int, Tensor] = {}
@@ -293,6 +294,7 @@ class Watch:
             return None
         weakly = known is not None and 0 < known.share < SHARES[0]
         if known is None or weakly and (known.share == UNSEEN or not self.tells_effect):
+            self.seen_late[pair] = q
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
         image, concept = pair
         was_gone = not self.tells_effect or self._maps[image][:, concept].amax() <= GONE

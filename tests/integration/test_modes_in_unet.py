@@ -317,13 +317,15 @@ def test_what_forms_late_is_erased_in_a_pass_that_is_begun_anew(looks, passes, n
     assert same == (not named and len(passes) == 1)
 
 
-def test_where_another_model_takes_over_every_call_up_to_there_is_looked_at():
-    for again, passes in (({}, [WHOLE]), ({"again_from": 0.36}, [WHOLE[:4], WHOLE])):
-        unet, made = make_unet(), []
-        eraser = watching(unet, [0.1], [0.9], [0.1], **again)
-        with eraser:
-            sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made))
-        assert made == passes
+@pytest.mark.parametrize(
+    ("again", "passes"), [({}, [WHOLE]), ({"again_from": 0.36}, [WHOLE[:4], WHOLE])], ids=["none", "another"]
+)
+def test_where_another_model_takes_over_every_call_up_to_there_is_looked_at(again, passes):
+    unet, made = make_unet(), []
+    eraser = watching(unet, [0.1], [0.9], [0.1], **again)
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made))
+    assert made == passes
 
 
 def test_what_no_prompt_hints_at_has_to_be_seen_clearly_to_be_erased_late():

@@ -57,3 +57,8 @@ def test_a_map_has_its_maximum_where_the_probe_sees_the_concept_if_it_does(offse
     assert not maps.collects(0.5)
     (text,) = maps.of(0)
     assert divmod(int(decode_map(text).argmax()), 8) == found
+    later = torch.zeros(4, 4)
+    later[3, 0] = 0.9
+    (text,) = maps.of(0, {0: later.flatten()})
+    y, x = divmod(int(decode_map(text).argmax()), 8)
+    assert (y // 2, x // 2) == (3, 0)
