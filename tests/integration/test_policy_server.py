@@ -370,7 +370,7 @@ def test_a_page_that_is_opened_later_offers_what_the_new_version_allows(page_ser
         assert "nudity" in part(page, "concepts textarea").get_attribute("placeholder")
         for name in ("preset input", "add_preset", "presets_panel"):
             assert part(page, name).is_visible()
-        part(page, "concepts textarea").fill("fish")
+        part(page, "concepts textarea").fill("moon")
         part(page, "tokens >> text=1/75").wait_for(timeout=OPENED_WITHIN)
     finally:
         page_server.write(policy)
