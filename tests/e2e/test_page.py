@@ -52,7 +52,7 @@ def fill_number(page, selector, value):
 
 
 def erase(page, concepts):
-    """Tick the accordion's checkbox, which opens it where it has been closed, and type the concepts."""
+    """Tick the accordion's checkbox, which does not open it, open it, and type the concepts."""
     if not page.is_checked(CHECKBOX):
         page.click(CHECKBOX)
     if not page.is_visible(CONCEPTS):
