@@ -65,9 +65,7 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
         with gr.Row():
             boxes = [
                 gr.Textbox(label=texts.AFTER, placeholder="2026-11-25", elem_id="eiup_journal_after"),
-                gr.Textbox(
-                    label=texts.BEFORE, placeholder="2026-11-25T10:30:00Z", elem_id="eiup_journal_before"
-                ),
+                gr.Textbox(label=texts.BEFORE, placeholder="2026-11-26", elem_id="eiup_journal_before"),
                 gr.Textbox(label=texts.CONCEPT, elem_id="eiup_journal_concept"),
                 gr.Textbox(label=texts.MINIMUM_PRESENCE, placeholder="0.5", elem_id="eiup_journal_presence"),
                 gr.Textbox(label=texts.CHECKPOINT_HASH, elem_id="eiup_journal_checkpoint"),
