@@ -27,6 +27,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--no-browser", action="store_true", help="with --serve: only print the page's address"
     )
+    parser.add_argument(
+        "--eiup-policy",
+        type=Path,
+        metavar="FILE",
+        help="with --serve: have the concepts of this policy erased from every image (docs/policy.md)",
+    )
     parser.add_argument("--quick", action="store_true", help="few images of few steps: a trial of the set-up")
     parser.add_argument(
         "--out",
@@ -37,15 +43,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         parser.error(f"argument --port: {arguments.port} is not within 1 and 65535")
+    if arguments.eiup_policy is not None and not arguments.serve:
+        parser.error("argument --eiup-policy: needs --serve")
     return arguments
 
 
-def serve(out: Path, port: int | None, browser: bool) -> None:
-    """Run the stand-in host until it is interrupted; its page opens in the browser."""
+def serve(out: Path, port: int | None, policy: Path | None, browser: bool) -> None:
+    """Run the stand-in host, under a ``policy`` where one is given, until it is interrupted; its page opens
+    in the browser."""
     from .host import StandIn, free_port
 
     print("Starting the stand-in host ...", flush=True)
-    with StandIn(out / "serve", out / "webui.log", port or free_port(7860)) as host:
+    stand_in = StandIn(out / "serve", out / "webui.log", port or free_port(7860))
+    if policy is not None:
+        stand_in.command += ["--eiup-policy", str(policy.absolute())]
+    with stand_in as host:
         print(f"\nThe page is at  {host.url}\nThe API is at   {host.url}/docs\nCtrl-C ends it.", flush=True)
         if browser and not webbrowser.open(host.url):
             print("(No browser was found here: open the address yourself.)", flush=True)
@@ -65,7 +77,7 @@ def main(argv: list[str]) -> int:
 
         try:
             if arguments.serve:
-                serve(out, arguments.port, browser=not arguments.no_browser)
+                serve(out, arguments.port, arguments.eiup_policy, browser=not arguments.no_browser)
             else:
                 from . import showcase
 

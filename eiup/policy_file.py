@@ -1,10 +1,11 @@
 """Reads the operator's policy from its file, JSON or TOML, and follows the file while the server runs.
 
-``python -m eiup.policy_file FILE`` says whether the server would start with it.
+``python -m eiup.policy_file FILE`` says whether the server would start with it, and what it says.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EiupError, RequestError
-from .policy import Policy, folder_of_presets, policy_of
+from .policy import JournalSettings, Policy, folder_of_presets, policy_of
 from .presets import SHIPPED, Presets
 
 try:
@@ -251,16 +252,49 @@ class PolicyFile:
         return Change(f"EIUP: a new version of the policy is in force ({policy.hash}).", new=True)
 
 
+def report(policy: Policy) -> str:
+    """What a policy says, in lines of a label and a value."""
+    lines = {
+        "hash": policy.hash,
+        "concepts": ", ".join(map(str, policy.concepts)),
+        "least strength": f"{policy.strength:g}",
+        "modes": ", ".join(policy.modes),
+        "window": f"{policy.start:g} to {policy.end:g} of sampling",
+        "users may": _allowed(policy),
+        "journal": _kept(policy.journal),
+    }
+    width = max(map(len, lines)) + 1
+    return "\n".join(f"{f'{label}:':{width}} {value}" for label, value in lines.items())
+
+
+def _allowed(policy: Policy) -> str:
+    added = "add" if policy.users_may_add_concepts else "not add"
+    chosen = "choose one of these modes" if len(policy.modes) > 1 else "not choose the mode"
+    return f"{added} concepts of their own; {chosen}; raise strength and weights; not preserve or compare"
+
+
+def _kept(journal: JournalSettings) -> str:
+    if not journal.keep:
+        return "not kept"
+    prompts = "with prompts" if journal.prompts else "without prompts"
+    days = f"for {journal.days:g} days" if journal.days else "for ever"
+    return f"kept {days}, {prompts}"
+
+
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m eiup.policy_file FILE", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="python -m eiup.policy_file",
+        description="Says whether the webui would start with a policy, and what the policy is.",
+        epilog="The exit code is 1 where the webui would not start; the message names the line.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the policy: JSON, or TOML in a .toml file")
+    path = parser.parse_args(arguments).file
     try:
-        policy = read_policy(Path(arguments[0]))
+        policy = read_policy(path)
     except PolicyError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{policy.hash}: {', '.join(map(str, policy.concepts))}")
+    print(f"The policy in {path} can be used.\n{report(policy)}")
     return 0
 
 

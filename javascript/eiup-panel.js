@@ -268,7 +268,7 @@ const eiupPanel = (function() {
             const figure = element("figure", "eiup-pair");
             figure.append(eiupPictures.slider(...pair, WORDS), legend);
             panel.append(figure);
-        } else if (GALLERY_TABS.includes(place.key) && reading.concepts) {
+        } else if (GALLERY_TABS.includes(place.key) && reading.concepts && !eiup.find(place.key, "policy")) {
             bar.append(compareButton(place));
         }
         return panel;

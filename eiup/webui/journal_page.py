@@ -34,7 +34,7 @@ CONCEPT_COLUMNS = {
     "weight": texts.WEIGHT,
     "presence": texts.PRESENCE,
     "gate": texts.GATE,
-    "share": texts.SHARE,
+    "share": texts.SUPPRESSED,
     "seen": texts.SEEN,
     "begun_anew": texts.BEGUN_ANEW,
 }
@@ -63,13 +63,17 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
     """The tab for the webui's ``on_ui_tabs``."""
     with gr.Blocks(analytics_enabled=False) as interface:
         with gr.Row():
-            filters = [
-                gr.Textbox(label=texts.FROM, placeholder="2026-11-25", elem_id="eiup_journal_after"),
-                gr.Textbox(label=texts.TO, placeholder="2026-11-25T10:30:00Z", elem_id="eiup_journal_before"),
+            boxes = [
+                gr.Textbox(label=texts.AFTER, placeholder="2026-11-25", elem_id="eiup_journal_after"),
+                gr.Textbox(label=texts.BEFORE, placeholder="2026-11-26", elem_id="eiup_journal_before"),
                 gr.Textbox(label=texts.CONCEPT, elem_id="eiup_journal_concept"),
                 gr.Textbox(label=texts.MINIMUM_PRESENCE, placeholder="0.5", elem_id="eiup_journal_presence"),
                 gr.Textbox(label=texts.CHECKPOINT_HASH, elem_id="eiup_journal_checkpoint"),
             ]
+            # The first one is any of them.
+            mode = gr.Dropdown(
+                ["", *FIELD["mode"].choices], value="", label=FIELD["mode"].label, elem_id="eiup_journal_mode"
+            )
         with gr.Row():
             show = gr.Button(texts.SHOW, variant="primary", elem_id="eiup_journal_show")
             newer = gr.Button(texts.NEWER, interactive=False, elem_id="eiup_journal_newer")
@@ -78,9 +82,10 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
         file = gr.File(label=texts.EXPORTED, visible=False, elem_id="eiup_journal_csv")
         table = gr.HTML(elem_id="eiup_journal_table")
         view = gr.State(View())
+        filters = [*boxes, mode]
         shown = [table, view, newer, older]
 
-        def export_csv(*values: str) -> tuple[Any, Any]:
+        def export_csv(*values: str | None) -> tuple[Any, Any]:
             try:
                 return gr.update(value=_write_csv(file, _filters(values)), visible=True), gr.update()
             except RequestError as error:
@@ -89,7 +94,7 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
         # Not in the webui's queue, which a busy machine may not open in time.
         quiet: dict[str, Any] = {"show_progress": False, "queue": False}
         # javascript/eiup-journal.js clicks it when one turns to the tab.
-        for trigger in (show.click, *(box.submit for box in filters)):
+        for trigger in (show.click, mode.input, *(box.submit for box in boxes)):
             trigger(lambda *values: _show(View(_filters(values))), filters, shown, **quiet)
         newer.click(lambda view: _show(view.newer()), [view], shown, **quiet)
         older.click(lambda view: _show(view.older()), [view], shown, **quiet)
@@ -97,8 +102,8 @@ def tab() -> list[tuple[gr.Blocks, str, str]]:
     return [(interface, texts.JOURNAL, "eiup_journal")]
 
 
-def _filters(values: tuple[str, ...]) -> dict[str, str]:
-    return dict(zip(("after", "before", "concept", "presence", "checkpoint"), values))
+def _filters(values: tuple[str | None, ...]) -> dict[str, str | None]:
+    return dict(zip(("after", "before", "concept", "presence", "checkpoint", "mode"), values))
 
 
 def _show(view: View) -> tuple[str, View, Any, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from ..errors import RequestError
@@ -23,14 +23,11 @@ _PAGING = {
 
 def get_journal(request: Request) -> Response:
     """A page of records, newest first: ``{"records": [...], "next": cursor or null}``."""
-    try:
-        given = _parameters(request, (*FILTERS, *_PAGING))
-        limit = parse_limit(given.pop("limit", str(DEFAULT_LIMIT)))
-        cursor = given.pop("cursor", None)
-        start = Cursor.parse(cursor) if cursor else None
-        page = find_page(journal_folder(), JournalFilter.from_fields(given), limit, start)
-    except RequestError as error:
-        raise HTTPException(422, str(error)) from error
+    given = _parameters(request, (*FILTERS, *_PAGING))
+    limit = parse_limit(given.pop("limit", str(DEFAULT_LIMIT)))
+    cursor = given.pop("cursor", None)
+    start = Cursor.parse(cursor) if cursor else None
+    page = find_page(journal_folder(), JournalFilter.from_fields(given), limit, start)
     # ASCII, since texts may hold lone surrogates, which no UTF-8 can carry.
     content = json.dumps({"records": page.records, "next": page.next})
     return Response(content, media_type="application/json")
@@ -38,10 +35,7 @@ def get_journal(request: Request) -> Response:
 
 def get_journal_csv(request: Request) -> Response:
     """All records that the filters select, as CSV: one line per image and concept, newest first."""
-    try:
-        wanted = JournalFilter.from_fields(_parameters(request, FILTERS))
-    except RequestError as error:
-        raise HTTPException(422, str(error)) from error
+    wanted = JournalFilter.from_fields(_parameters(request, FILTERS))
     chunks = csv_chunks((record for _, record in newest_first(journal_folder(), wanted)), wanted)
     return StreamingResponse(
         (chunk.encode("utf-8", "replace") for chunk in chunks),

@@ -20,7 +20,7 @@ from .stores import preset_store
 
 def build(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
     """Build the controls beneath ``concepts``. None of them is an argument of the script."""
-    with gr.Row():
+    with gr.Row(elem_id=elem_id("preset_row")):
         chosen = gr.Dropdown(preset_store().names(), label=texts.PRESET, elem_id=elem_id("preset"))
         add = gr.Button(texts.ADD_PRESET, size="sm", elem_id=elem_id("add_preset"))
     with gr.Accordion(texts.PRESETS, open=False, elem_id=elem_id("presets_panel")):

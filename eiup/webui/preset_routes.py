@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import APIRouter
 from pydantic import BaseModel, StrictStr
 
 from ..errors import RequestError
 from ..presets import NAMES, ShippedPresetError, UnknownPresetError
 from ..request import concept_entries
+from .route_errors import RouteError
 from .stores import preset_store
 
 PATH = "/eiup/v1/presets"
@@ -28,13 +27,12 @@ class PresetBody(BaseModel):
         extra = "forbid"
 
 
-def add_routes(app: FastAPI, options: dict[str, Any]) -> None:
-    """Add the routes, with the ``options`` (credentials) of EIUP's others."""
+def add_routes(router: APIRouter) -> None:
     one = f"{PATH}/{{name}}"
-    app.add_api_route(PATH, list_presets, methods=["GET"], **options)
-    app.add_api_route(one, get_preset, methods=["GET"], **options)
-    app.add_api_route(one, put_preset, methods=["PUT"], **options)
-    app.add_api_route(one, delete_preset, methods=["DELETE"], **options)
+    router.add_api_route(PATH, list_presets, methods=["GET"])
+    router.add_api_route(one, get_preset, methods=["GET"])
+    router.add_api_route(one, put_preset, methods=["PUT"])
+    router.add_api_route(one, delete_preset, methods=["DELETE"])
 
 
 def list_presets() -> dict[str, Any]:
@@ -55,25 +53,25 @@ def list_presets() -> dict[str, Any]:
 def get_preset(name: str) -> dict[str, Any]:
     """One preset."""
     _check_exists(name)
-    with _raising_http():
-        return _answer(name)
+    return _answer(name)
 
 
 def put_preset(name: str, body: PresetBody) -> dict[str, Any]:
     """Create or replace the user's own preset of this name."""
-    with _raising_http():
-        entries = concept_entries(body.concepts)
-        text = body.concepts if isinstance(body.concepts, str) else "\n".join(map(str, entries))
-        preset_store().save(name, text, body.description)
-        return _answer(name)
+    entries = concept_entries(body.concepts)
+    text = body.concepts if isinstance(body.concepts, str) else "\n".join(map(str, entries))
+    preset_store().save(name, text, body.description)
+    return _answer(name)
 
 
 def delete_preset(name: str) -> dict[str, Any]:
     """Delete the user's own preset; the answer is the list of those that remain."""
     _check_exists(name)
-    with _raising_http():
+    try:
         preset_store().delete(name)
-        return list_presets()
+    except ShippedPresetError as error:
+        raise RouteError(409, str(error)) from error
+    return list_presets()
 
 
 def _answer(name: str) -> dict[str, Any]:
@@ -92,16 +90,6 @@ def _check_exists(name: str) -> None:
     try:
         preset_store().get(name)
     except UnknownPresetError as error:
-        raise HTTPException(404, str(error)) from error
+        raise RouteError(404, str(error)) from error
     except RequestError:
         pass  # It exists, though it cannot be used.
-
-
-@contextmanager
-def _raising_http() -> Iterator[None]:
-    try:
-        yield
-    except ShippedPresetError as error:
-        raise HTTPException(409, str(error)) from error
-    except RequestError as error:
-        raise HTTPException(error.status_code, str(error)) from error

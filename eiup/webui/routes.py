@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel
 
 from modules import shared
 
-from ..errors import EiupError, RequestError
 from . import journal_routes, policy_routes, preset_routes
+from .route_errors import Route, RouteError
 from .stores import current_checkpoint, feedback_store
 
 
@@ -28,24 +28,25 @@ def add_routes(_demo: Any, app: FastAPI) -> None:
     """Add the routes to the webui's server, once it has started; only where it serves an API at all."""
     if not shared.cmd_opts.api:
         return
-    options: dict[str, Any] = {}
-    if shared.cmd_opts.api_auth:
-        options["dependencies"] = [Depends(_check_credentials)]
+    credentials = [Depends(_check_credentials)] if shared.cmd_opts.api_auth else []
+    refusals: dict[int | str, dict[str, Any]] = {422: {"description": "What is wrong, under `detail`."}}
+    router = APIRouter(route_class=Route, dependencies=credentials, responses=refusals)
     path = "/eiup/v1/feedback"
-    app.add_api_route(path, get_feedback, methods=["GET"], **options)
-    app.add_api_route(path, post_feedback, methods=["POST"], **options)
-    app.add_api_route(path, delete_feedback, methods=["DELETE"], **options)
+    router.add_api_route(path, get_feedback, methods=["GET"])
+    router.add_api_route(path, post_feedback, methods=["POST"])
+    router.add_api_route(path, delete_feedback, methods=["DELETE"])
     for path, endpoint, documentation in journal_routes.ROUTES:
-        app.add_api_route(path, endpoint, methods=["GET"], openapi_extra=documentation, **options)
-    app.add_api_route("/eiup/v1/policy", policy_routes.get_policy, methods=["GET"], **options)
-    preset_routes.add_routes(app, options)
+        router.add_api_route(path, endpoint, methods=["GET"], openapi_extra=documentation)
+    router.add_api_route("/eiup/v1/policy", policy_routes.get_policy, methods=["GET"])
+    preset_routes.add_routes(router)
+    app.include_router(router)
 
 
 def _check_credentials(given: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:
     known = dict(pair.split(":", 1) for pair in shared.cmd_opts.api_auth.split(",") if ":" in pair)
     password = known.get(given.username, "")
     if not (password and secrets.compare_digest(given.password.encode(), password.encode())):
-        raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+        raise RouteError(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
 
 
 def _checkpoint(given: str | None) -> str:
@@ -59,33 +60,17 @@ def _answer(checkpoint: str) -> dict[str, Any]:
 
 def get_feedback(checkpoint: str | None = None) -> dict[str, Any]:
     """The factors of a checkpoint's concepts; by default the loaded one's."""
-    return _raising_http(lambda: _answer(_checkpoint(checkpoint)))
+    return _answer(_checkpoint(checkpoint))
 
 
 def post_feedback(flag: FeedbackFlag) -> dict[str, Any]:
     """Take a verdict on one image."""
-
-    def run() -> dict[str, Any]:
-        checkpoint = _checkpoint(flag.checkpoint)
-        feedback_store().flag(checkpoint, flag.concept, flag.verdict)
-        return _answer(checkpoint)
-
-    return _raising_http(run)
+    checkpoint = _checkpoint(flag.checkpoint)
+    feedback_store().flag(checkpoint, flag.concept, flag.verdict)
+    return _answer(checkpoint)
 
 
 def delete_feedback(checkpoint: str | None = None, concept: str | None = None) -> dict[str, Any]:
     """Forget a concept's factor on a checkpoint, or all of them."""
-
-    def run() -> dict[str, Any]:
-        feedback_store().reset(_checkpoint(checkpoint), concept)
-        return _answer(_checkpoint(checkpoint))
-
-    return _raising_http(run)
-
-
-def _raising_http(run: Any) -> dict[str, Any]:
-    try:
-        return run()
-    except EiupError as error:
-        status = error.status_code if isinstance(error, RequestError) else 500
-        raise HTTPException(status, str(error)) from error
+    feedback_store().reset(_checkpoint(checkpoint), concept)
+    return _answer(_checkpoint(checkpoint))

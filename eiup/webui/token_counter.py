@@ -9,8 +9,12 @@ import gradio as gr
 
 from modules import sd_models
 
+from .. import texts
 from ..concepts import Concept, parse_concepts
 from ..errors import EiupError
+from ..policy import enforce
+from ..request import ErasureRequest
+from . import in_force
 from .encoding import CHUNK_TOKENS, conditioner_of, count_tokens
 from .errors_shown import error_as_html
 from .stores import preset_store
@@ -30,24 +34,32 @@ def token_counter(concepts: gr.Textbox, elem_id: Callable[[str], str]) -> None:
 
 
 def count(text: str) -> str:
-    """HTML: the concepts that are too long, or else the longest, or what is wrong with the text."""
+    """HTML: the concepts that are too long, or else the longest, or what is wrong with the text, also for
+    the server's policy."""
     model = sd_models.model_data.sd_model
     if model is None:
         return ""
     try:
         conditioner = conditioner_of(model)
         concepts = parse_concepts(text, resolve=preset_store().resolver())
+        if (policy := in_force.policy()) is not None:
+            enforce(policy, ErasureRequest(True, tuple(concepts)))
         counts = [(count_tokens(conditioner, concept), concept) for concept in concepts]
     except EiupError as error:
         return error_as_html(error, "span")
     too_long = [pair for pair in counts if pair[0] > CHUNK_TOKENS]
-    longest = [max(counts, key=lambda pair: pair[0])] if counts else []
-    return ", ".join(_shown(*pair) for pair in too_long or longest)
+    if too_long:
+        return _shown(texts.TOO_LONG, too_long, " class='error'")
+    longest = max(counts, key=lambda pair: pair[0], default=None)
+    return _shown(texts.LONGEST, [longest]) if longest else ""
 
 
-def _shown(tokens: int, concept: Concept) -> str:
-    text = concept.text
-    if len(text) > _SHOWN_CHARACTERS:
-        text = f"{text[: _SHOWN_CHARACTERS - 3]}..."
-    attribute = " class='error'" if tokens > CHUNK_TOKENS else ""
-    return f"<span{attribute}>{escape(text)} {tokens}/{CHUNK_TOKENS}</span>"
+def _shown(heading: str, counts: list[tuple[int, Concept]], attribute: str = "") -> str:
+    """``heading`` and concepts, each with its tokens and the most that it may have."""
+    shown = (f"<b>{escape(_cut(concept.text))}</b>, {tokens}/{CHUNK_TOKENS}" for tokens, concept in counts)
+    parts = f"<span>{heading}</span> {'; '.join(shown)} <span>{texts.TOKENS_ALLOWED}</span>"
+    return f"<span{attribute}>{parts}</span>"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."

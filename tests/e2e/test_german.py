@@ -45,6 +45,7 @@ def test_the_accordion_is_german_where_the_webui_is(in_german, open_page, tab):
     accordion.type("star, moon")
     accordion.prompt("a star")
     accordion.wait_for("named", "Der Prompt nennt: star")
+    accordion.wait_for("tokens", "Längstes Konzept: star, 1/75 Tokens erlaubt")
     accordion.wait_for("enabled > .label-wrap > span:first-child", "EIUP: 2 Konzepte")
     accordion.type("star, @nsfw")
     accordion.wait_for("enabled > .label-wrap > span:first-child", "EIUP: 1 Konzept, 1 Vorlage")
@@ -73,7 +74,7 @@ def test_the_journal_is_german_where_the_webui_is(in_german, open_page):
     page.click("#tabs > .tab-nav button:has-text('EIUP-Protokoll')")
     page.wait_for_selector("#eiup_journal_table :is(p, th)")
     shown = texts_in(page, "#tab_eiup_journal")
-    assert {in_german[text] for text in (texts.FROM, texts.MINIMUM_PRESENCE, texts.EXPORT)} <= set(shown)
+    assert {in_german[text] for text in (texts.AFTER, texts.MINIMUM_PRESENCE, texts.EXPORT)} <= set(shown)
     assert untranslated(shown, in_german) == []
 
 

@@ -49,6 +49,11 @@ def wait_for_seed(page, seed):
     )
 
 
+def choose_mode(page, name):
+    page.click("#eiup_journal_mode input")
+    page.click(f"#eiup_journal_mode li:has-text('{name}')")
+
+
 def fill(page, name, text):
     page.fill(f"#eiup_journal_{name} input, #eiup_journal_{name} textarea", text)
 
@@ -81,6 +86,18 @@ def test_the_journal_is_shown_filtered_turned_over_and_exported(webui, concept, 
     lines = list(csv.DictReader(text.splitlines()))
     assert [line["seed"] for line in lines] == [str(seed) for seed in range(last, -1, -1)]
     assert {line["concept"] for line in lines} == {concept}
+
+    # Of these images, made in the mode constant, none was made in another.
+    choose_mode(page, "strict")
+    page.wait_for_selector(f"{TABLE} >> text=The journal has no such images.", timeout=WITHIN)
+    choose_mode(page, "constant")
+    wait_for_seed(page, last)
+
+    # The field is called as the message has it.
+    page.get_by_label("After (UTC)").fill("yesterday")
+    page.click("#eiup_journal_show")
+    page.wait_for_selector(f"{TABLE} >> text=after is 'yesterday'", timeout=WITHIN)
+    page.get_by_label("After (UTC)").fill("")
 
     fill(page, "presence", "much")
     page.press("#eiup_journal_presence input, #eiup_journal_presence textarea", "Enter")

@@ -52,7 +52,7 @@ def fill_number(page, selector, value):
 
 
 def erase(page, concepts):
-    """Tick the accordion's checkbox, which opens it where it has been closed, and type the concepts."""
+    """Tick the accordion's checkbox, which does not open it, open it, and type the concepts."""
     if not page.is_checked(CHECKBOX):
         page.click(CHECKBOX)
     if not page.is_visible(CONCEPTS):
@@ -94,6 +94,20 @@ def test_concepts_are_erased(webui, txt2img):
     infotext = generate(page)
     assert '{"v":4,"concepts":["star",{"concept":"moon","weight":1.5}]' in infotext.replace("\\", "")
     assert changed(Image.open(io.BytesIO(shown_image(webui, page))), plain)
+
+
+def test_the_header_opens_and_ticks_and_the_box_only_ticks(webui, page):
+    page.goto(webui.base_url, wait_until="domcontentloaded")
+    page.wait_for_selector(CHECKBOX, timeout=OPENED_WITHIN)
+    page.click(CHECKBOX)
+    hidden = f"{ACCORDION}-checkbox input"
+    page.wait_for_function("box => document.querySelector(box).checked", arg=hidden)
+    assert not page.is_visible(CONCEPTS)
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector(CHECKBOX, timeout=OPENED_WITHIN)
+    page.click(f"{ACCORDION} > .label-wrap")
+    page.wait_for_selector(CONCEPTS, state="visible")
+    page.wait_for_function("box => document.querySelector(box).checked", arg=CHECKBOX)
 
 
 def test_unticking_switches_off(webui, txt2img):

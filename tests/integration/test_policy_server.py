@@ -293,7 +293,8 @@ def test_the_accordion_has_the_concepts_locked(page_server, page, tab):
     assert shown.locator("li").all_inner_texts() == ["star", "<b>moon</b>:1.5"]
     assert "They cannot be removed" in shown.inner_text()
     assert "No other concepts can be added." in shown.inner_text()
-    assert "3" in shown.inner_text()
+    told = shown.locator("p").all_inner_texts()
+    assert {"Least strength: 3", "Modes: constant"} <= set(told)
     box = page.locator(f"#script_{tab}_eiup_enabled-visible-checkbox")
     assert box.is_checked()
     assert box.is_disabled()
@@ -321,15 +322,95 @@ def test_a_box_that_was_unticked_all_the_same_changes_nothing(page_server, page)
     assert record["policy"]["rows"] == record["policy"]["under_erasure"] > 0
 
 
+def part(page, name, tab="txt2img"):
+    return page.locator(f"#script_{tab}_eiup_{name}")
+
+
+def allowed_modes(page):
+    """The modes that can be chosen, and the one that is."""
+    modes = part(page, "mode input[type=radio]")
+    values = modes.evaluate_all("inputs => inputs.filter(i => !i.disabled).map(i => i.value)")
+    return values, modes.evaluate_all("inputs => inputs.filter(i => i.checked).map(i => i.value)")
+
+
 @pytest.mark.timeout(900)
-def test_the_button_that_compares_makes_no_image_without_erasure(page_server, page):
+def test_only_what_the_policy_allows_is_offered(page_server, page):
+    open_page(page_server, page)
+    part(page, "mode input[value=constant]:checked").wait_for(timeout=OPENED_WITHIN)
+    assert allowed_modes(page) == (["constant"], ["constant"])
+    reason = "This server's policy does not allow it."
+    assert part(page, "mode label[title]:has(input[value=strict])").get_attribute("title") == reason
+    for name in ("preserve", "compare"):
+        assert part(page, f"{name} input").is_disabled()
+        assert part(page, f"{name} label").get_attribute("title") == reason
+    assert "Preserve and Compare are switched off" in part(page, "policy p").all_inner_texts()[-1]
+    assert part(page, "concepts textarea").is_visible()
+    assert not part(page, "concepts textarea").get_attribute("placeholder")
+    for name in ("preset input", "add_preset", "presets_panel"):
+        assert not part(page, name).is_visible()
+    # Concepts that would be refused are told while one types.
+    part(page, "concepts textarea").fill("fish")
+    part(page, "tokens .error >> text=the concepts of this server's policy").wait_for(timeout=OPENED_WITHIN)
+    part(page, "concepts textarea").fill("star:2")
+    part(page, "tokens >> text=1/75").wait_for(timeout=OPENED_WITHIN)
+
+
+@pytest.mark.timeout(900)
+def test_a_page_that_is_opened_later_offers_what_the_new_version_allows(page_server, page):
+    policy = page_server.file.read_text()
+    try:
+        page_server.write(
+            {"concepts": ["star"], "modes": ["strict", "adaptive"], "users_may_add_concepts": True}
+        )
+        open_page(page_server, page)
+        part(page, "policy >> text=Modes: strict, adaptive").wait_for(timeout=OPENED_WITHIN)
+        # Chosen by default, and allowed.
+        part(page, "mode input[value=strict]:enabled").wait_for(timeout=OPENED_WITHIN)
+        assert allowed_modes(page) == (["adaptive", "strict"], ["adaptive"])
+        assert "nudity" in part(page, "concepts textarea").get_attribute("placeholder")
+        for name in ("preset input", "add_preset", "presets_panel"):
+            assert part(page, name).is_visible()
+        part(page, "concepts textarea").fill("moon")
+        part(page, "tokens >> text=1/75").wait_for(timeout=OPENED_WITHIN)
+    finally:
+        page_server.write(policy)
+
+
+@pytest.mark.timeout(900)
+def test_a_pasted_infotext_brings_back_nothing_that_is_forbidden(page_server, page):
+    open_page(page_server, page)
+    part(page, "mode input[value=constant]:checked").wait_for(timeout=OPENED_WITHIN)
+    value = {"v": 4, "concepts": ["star"], "strength": 4.0, "mode": "strict", "preserve": True}
+    infotext = f"a wizard\nSteps: 2, Sampler: Euler, Size: 128x128, EIUP: {json.dumps(json.dumps(value))}"
+    page.fill("#txt2img_prompt textarea", infotext)
+    page.click("#paste")
+    page.wait_for_function(
+        "box => document.querySelector(box).value === 'star'",
+        arg="#script_txt2img_eiup_concepts textarea",
+        timeout=OPENED_WITHIN,
+    )
+    part(page, "preserve input:not(:checked):disabled").wait_for(timeout=OPENED_WITHIN)
+    part(page, "mode input[value=constant]:checked").wait_for(timeout=OPENED_WITHIN)
+    known = len(page_server.records())
+    generate(page)
+    (record,) = page_server.records()[known:]
+    assert "lifted" not in record["policy"] or not {"mode", "preserve"} & {
+        lift["field"] for lift in record["policy"]["lifted"]
+    }
+
+
+@pytest.mark.timeout(900)
+def test_the_panel_compares_with_no_image_without_erasure(page_server, page):
     open_page(page_server, page)
     page.fill("#txt2img_prompt textarea", "a wizard in a forest")
     for name, value in (("steps", 2), ("width", 128), ("height", 128)):
         fill_number(page, f"#txt2img_{name} input[type=number]", value)
     generate(page)
+    page.wait_for_selector("#script_txt2img_eiup_panel .eiup-concept", timeout=OPENED_WITHIN)
+    assert page.locator(".eiup-compare-button").count() == 0
     known = len(page_server.records())
-    page.click("#script_txt2img_eiup_panel .eiup-compare-button", timeout=OPENED_WITHIN)
+    # What the button does, of a page that has it all the same.
+    page.evaluate("document.querySelector('#script_txt2img_eiup_make_unerased').click()")
     error = page.locator("#script_txt2img_eiup_compare_log .error")
     error.wait_for(state="visible", timeout=OPENED_WITHIN)
     assert "This server's policy has no image made without erasure." in error.inner_text()

@@ -1,6 +1,7 @@
 """The operator's policy: from a file, and over what users ask for."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -325,13 +326,46 @@ def test_a_file_can_be_checked_before_it_is_put_in_place(tmp_path):
         command = [sys.executable, "-m", "eiup.policy_file", str(path)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    good = write(tmp_path, {"concepts": ["nudity", "watermark:1.5"]})
+    good = write(
+        tmp_path,
+        {
+            "concepts": ["nudity", "watermark:1.5"],
+            "strength": 3,
+            "modes": ["strict", "adaptive"],
+            "end": 0.75,
+            "users_may_add_concepts": True,
+            "journal": {"days": 90},
+        },
+    )
     answer = check(good)
     assert answer.returncode == 0
-    assert answer.stdout == f"{read_policy(good).hash}: nudity, watermark:1.5\n"
-    answer = check(write(tmp_path, {"concepts": []}))
-    assert answer.returncode == 1
-    assert "line 1" in answer.stderr
+    first, *lines = answer.stdout.splitlines()
+    assert str(good) in first
+    told = dict(re.split(r":\s+", line, maxsplit=1) for line in lines)
+    assert told["hash"] == read_policy(good).hash
+    assert told["concepts"] == "nudity, watermark:1.5"
+    assert told["least strength"] == "3"
+    assert told["modes"] == "strict, adaptive"
+    assert told["window"] == "0 to 0.75 of sampling"
+    assert told["users may"].startswith("add concepts of their own; choose one of these modes;")
+    assert told["journal"] == "kept for 90 days, without prompts"
+    strict = check(write(tmp_path, {"concepts": ["nudity"], "journal": {"keep": False}})).stdout
+    assert re.search(r"users may: +not add concepts of their own; not choose the mode;", strict)
+    assert re.search(r"journal: +not kept", strict)
+    bad = write(tmp_path, '{"concepts": ["nudity"],\n"strength": 0}')
+    answer = check(bad)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert f"{bad}, line 2: EIUP: strength is 0" in answer.stderr
+
+
+def test_the_check_of_a_file_has_a_help(tmp_path):
+    command = [sys.executable, "-m", "eiup.policy_file"]
+    help_ = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert help_.returncode == 0
+    assert "FILE" in help_.stdout
+    wrong = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "usage" in wrong.stderr
 
 
 # --------------------------------------------------------------------------------- while the server runs
