@@ -301,12 +301,16 @@ def test_the_accordion_has_the_concepts_locked(page_server, page, tab):
     assert shown.locator("input, textarea, button").count() == 0
 
 
-@pytest.mark.timeout(900)
-def test_a_box_that_was_unticked_all_the_same_changes_nothing(page_server, page):
-    open_page(page_server, page)
+def fill_in_a_scene(page):
     page.fill("#txt2img_prompt textarea", "a wizard in a forest")
     for name, value in (("steps", 2), ("width", 128), ("height", 128)):
         fill_number(page, f"#txt2img_{name} input[type=number]", value)
+
+
+@pytest.mark.timeout(900)
+def test_a_box_that_was_unticked_all_the_same_changes_nothing(page_server, page):
+    open_page(page_server, page)
+    fill_in_a_scene(page)
     known = len(page_server.records())
     page.evaluate(
         """() => {
@@ -402,9 +406,7 @@ def test_a_pasted_infotext_brings_back_nothing_that_is_forbidden(page_server, pa
 @pytest.mark.timeout(900)
 def test_the_panel_compares_with_no_image_without_erasure(page_server, page):
     open_page(page_server, page)
-    page.fill("#txt2img_prompt textarea", "a wizard in a forest")
-    for name, value in (("steps", 2), ("width", 128), ("height", 128)):
-        fill_number(page, f"#txt2img_{name} input[type=number]", value)
+    fill_in_a_scene(page)
     generate(page)
     page.wait_for_selector("#script_txt2img_eiup_panel .eiup-concept", timeout=OPENED_WITHIN)
     assert page.locator(".eiup-compare-button").count() == 0
