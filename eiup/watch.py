@@ -140,6 +140,11 @@ class Watch:
         """Whether erasing has had its effect when images are looked at in this pass."""
         return self._covered and (self._began_at or 0.0) <= EARLY
 
+    def _tells_effect_on(self, pair: tuple[int, int]) -> bool:
+        """The same of a concept in an image: not where an earlier pass saw it, and nobody knows its ``q`` in
+        this one without erasure."""
+        return self.tells_effect and pair in self._unerased
+
     @property
     def _tells_late(self) -> bool:
         """The same of a late look."""
@@ -267,7 +272,7 @@ class Watch:
             return None if share is None else Erasure(share, self._places(share, q, size))
         image, concept = pair
         known = self.erased[pair]
-        if not known.share or not self.tells_effect:
+        if not known.share or not self._tells_effect_on(pair):
             return None
         if known.share == UNSEEN:
             seen = q.amax() >= SEEN
@@ -293,7 +298,7 @@ class Watch:
         if q.amax() < bound or not self._tells_late:
             return None
         weakly = known is not None and 0 < known.share < SHARES[0]
-        if known is None or weakly and (known.share == UNSEEN or not self.tells_effect):
+        if known is None or weakly and (known.share == UNSEEN or not self._tells_effect_on(pair)):
             self.seen_late[pair] = q
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
         image, concept = pair

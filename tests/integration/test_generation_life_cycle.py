@@ -268,11 +268,14 @@ def test_the_journal_has_a_record_of_each_image(host, data_folder, request):
     assert [part["pass"] for part in record["passes"]] == ["first", "hires"]
 
 
-def test_what_the_first_pass_saw_is_erased_in_the_whole_second_one(host, data_folder, request):
+@pytest.mark.parametrize("denoising_strength", [0.7, 1.0])
+def test_what_the_first_pass_saw_is_erased_in_the_whole_second_one(
+    host, data_folder, request, denoising_strength
+):
     """The second pass begins from an image that does not show the concept, and could bring it back."""
     if request.config.getoption("--webui-url"):
         pytest.skip("a real webui's journal lies in its own folder")
-    hires = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=0.7)
+    hires = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=denoising_strength)
     before = len(records(data_folder))
     for seed in (1, 5):
         host.txt2img(**scene(seed=seed, steps=20, sampler_name="DDIM", **hires, **erasing("star")))

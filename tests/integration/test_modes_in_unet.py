@@ -16,7 +16,7 @@ from eiup.probes import Denoiser, Probe, Sight, probed_layers
 from eiup.rows import Row
 from eiup.sampling import sample_erased
 from eiup.schedule import Window
-from eiup.watch import Watch
+from eiup.watch import Erasure, Watch
 from tests.integration.support import EMPTY, WIDTH, OneLayer, inputs, make_concept, make_unet
 
 
@@ -407,6 +407,17 @@ def test_in_a_pass_that_begins_late_late_looks_tell_what_erasing_does(looks, pas
         sample_erased(eraser, lambda: denoise(unet, eraser, context, made, (800.0, 500.0, 300.0)))
     assert [len(calls) for calls in made] == [2] * named_only + passes
     assert eraser.evidence()[0].concepts[0].begun_anew
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 2.0])
+def test_what_an_earlier_pass_saw_is_erased_with_more_where_it_comes_back_late(share):
+    unet, made = make_unet(), []
+    eraser = watching(unet, [1.0], [0.9], [0.4], [0.3])
+    eraser.watch.erased[0, 0] = Erasure(share)
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made, LATE))
+    # A first look does not tell what erasing did; what was there at it did not come back.
+    assert made == ([LATE] if share == 2.0 else [LATE[:-1], LATE])
 
 
 def test_an_image_in_which_nothing_is_seen_is_sampled_once_and_without_change():
