@@ -56,7 +56,7 @@ def test_from_concepts_to_an_image_and_back(webui, opened):  # noqa: F811
     page = opened
     # Tick, type, and pick a preset; what is said of the concepts follows.
     open_presets(page, "stamp")
-    wait_for(page, TOKENS, "stamp 1/75")
+    wait_for(page, TOKENS, "stamp, 1/75")
     pick(page, NAME)
     wait_for(page, f"{ID}shown_preset", "star, moon:1.5")
     page.click(f"{ID}add_preset")
@@ -101,7 +101,7 @@ def test_from_concepts_to_an_image_and_back(webui, opened):  # noqa: F811
     wait_until_told(page, expected(texts[first]), PNG_PANEL)
     page.click("#tab_pnginfo button:has-text('txt2img')")
     wait_for_concepts(page, "stamp\nstar\nmoon:1.5")
-    wait_for(page, TOKENS, "stamp 1/75")
+    wait_for(page, TOKENS, "stamp, 1/75")
     wait_for(page, f"{ACCORDION} > .label-wrap", "EIUP: 3 concepts")
     assert page.is_checked(CHECKBOX)
     assert float(page.input_value(STRENGTH)) == 2.5
@@ -115,4 +115,4 @@ def test_a_preset_that_is_added_is_counted(webui, opened):  # noqa: F811
     page.click(f"{ID}refresh_presets")
     pick(page, NAME)
     page.click(f"{ID}add_preset")
-    wait_for(page, TOKENS, "a star and a moon 5/75")
+    wait_for(page, TOKENS, "a star and a moon, 5/75")

@@ -98,7 +98,8 @@ def test_the_journal_says_what_the_infotext_says(webui, data_folder, mode):
         assert record["mode"] == value["mode"] == mode
         assert [concept.pop("concept") for concept in record["concepts"]] == ["star", "moon"]
         weights = [concept.pop("weight") for concept in record["concepts"]]
-        assert weights == [value["strength"], 1.5 * value["strength"]]
+        assert weights == [1.0, 1.5]
+        assert value["concepts"] == ["star", {"concept": "moon", "weight": 1.5}]
         for told in value["result"]["concepts"]:
             del told["share_by_step"]
         assert value["result"]["concepts"] == record["concepts"]
