@@ -58,7 +58,8 @@ def serve(out: Path, port: int | None, policy: Path | None, browser: bool) -> No
     if policy is not None:
         stand_in.command += ["--eiup-policy", str(policy.absolute())]
     with stand_in as host:
-        print(f"\nThe page is at  {host.url}\nThe API is at   {host.url}/docs\nCtrl-C ends it.", flush=True)
+        print(f"\nThe page is at  {host.url}\nThe API is at   {host.url}/docs", flush=True)
+        print(f"Its console is  {out / 'webui.log'}\nCtrl-C ends it.", flush=True)
         if browser and not webbrowser.open(host.url):
             print("(No browser was found here: open the address yourself.)", flush=True)
         while True:

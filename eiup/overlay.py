@@ -101,7 +101,9 @@ def picture(
     image: Image.Image, maps: Sequence[ConceptMap], font: ImageFont.ImageFont | None = None
 ) -> Image.Image:
     """``image`` with the largest value at every place of the maps of what was suppressed, and the concepts'
-    names below. ``maps`` are as :func:`maps_in` returns them."""
+    names below. ``maps`` are as :func:`maps_in` returns them. Raises ``ValueError`` where there are none."""
+    if not maps:
+        raise ValueError("the image was made without heat maps: ask for them with maps")
     suppressed = [of_concept for of_concept in maps if of_concept.share > 0]
     names = ", ".join(of_concept.concept for of_concept in suppressed or maps)
     if not suppressed:

@@ -23,7 +23,7 @@ const eiupPanel = (function() {
         presence: eiup.translate("Presence"),
         presenceHelp: eiup.translate("How much of the concept the prompt was about to bring in: about 0 is nothing, about 1 is the concept itself."),
         gate: eiup.translate("Gate"),
-        gateHelp: eiup.translate("How far the concept's suppression was switched on, 0 to 1, as a mean over the steps."),
+        gateHelp: eiup.translate("How far the prompt opened the gate for the concept, 0 to 1, as a mean over the steps. In the mode adaptive, what is not seen is not suppressed."),
         share: eiup.translate("Suppressed"),
         shareHelp: eiup.translate("How large what was taken away is, compared with the whole attention output, as a mean over the steps."),
         curveHelp: eiup.translate("The suppressed share at each step, from noise on the left to the finished image on the right."),

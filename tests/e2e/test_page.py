@@ -166,3 +166,12 @@ def test_the_infotext_of_a_plain_image_unticks_the_box(webui, txt2img):
         "box => !document.querySelector(box).checked", arg=CHECKBOX, timeout=GENERATED_WITHIN
     )
     assert "EIUP" not in generate(page)
+
+
+def test_the_plot_has_axes_of_erasure(txt2img):
+    txt2img.click("#script_list input")
+    txt2img.click("#script_list li[data-value='X/Y/Z plot'], #script_list li:has-text('X/Y/Z plot')")
+    axis = txt2img.locator("#script_txt2img_xyz_plot_x_type input").first
+    axis.wait_for(state="visible", timeout=OPENED_WITHIN)
+    axis.click()
+    txt2img.locator("li:has-text('[EIUP] Strength')").first.wait_for(state="visible", timeout=OPENED_WITHIN)

@@ -119,13 +119,14 @@ class ScriptRunner:
         self.inputs[0] = choice
         self.setup_ui_for_section(None, self.selectable_scripts)
         if self.selectable_scripts:
-            choice.change(
-                lambda chosen: [
-                    gr.update(visible=chosen == i + 1) for i in range(len(self.selectable_scripts))
-                ],
-                inputs=[choice],
-                outputs=[script.group for script in self.selectable_scripts],
-            )
+            groups = [script.group for script in self.selectable_scripts]
+
+            def show(chosen: int):
+                shown = [gr.update(visible=chosen == number) for number in range(1, len(groups) + 1)]
+                # gradio takes a list for a single output's value.
+                return shown if len(shown) > 1 else shown[0]
+
+            choice.change(show, inputs=[choice], outputs=groups)
         self.infotext_fields.append((choice, lambda params: gr.update(value=params.get("Script", "None"))))
         self.apply_on_before_component_callbacks()
         return self.inputs
