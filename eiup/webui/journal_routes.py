@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from ..errors import RequestError
 from ..journal_csv import csv_chunks
@@ -19,6 +19,10 @@ _PAGING = {
     "limit": f"How many records at most, 1 to {MAX_LIMIT}; by default {DEFAULT_LIMIT}.",
     "cursor": "Where to go on: what an earlier answer has as its next.",
 }
+
+
+class CsvResponse(StreamingResponse):
+    media_type = "text/csv"
 
 
 def get_journal(request: Request) -> Response:
@@ -37,9 +41,8 @@ def get_journal_csv(request: Request) -> Response:
     """All records that the filters select, as CSV: one line per image and concept, newest first."""
     wanted = JournalFilter.from_fields(_parameters(request, FILTERS))
     chunks = csv_chunks((record for _, record in newest_first(journal_folder(), wanted)), wanted)
-    return StreamingResponse(
+    return CsvResponse(
         (chunk.encode("utf-8", "replace") for chunk in chunks),
-        media_type="text/csv",
         headers={"Content-Disposition": 'attachment; filename="eiup-journal.csv"'},
     )
 
@@ -65,8 +68,8 @@ def _documented(descriptions: dict[str, str]) -> dict[str, Any]:
     }
 
 
-# Path, endpoint, and what the API's documentation says of the parameters.
+# Path, endpoint, what the API's documentation says of the parameters, and what it answers.
 ROUTES = (
-    ("/eiup/v1/journal", get_journal, _documented(FILTERS | _PAGING)),
-    ("/eiup/v1/journal.csv", get_journal_csv, _documented(FILTERS)),
+    ("/eiup/v1/journal", get_journal, _documented(FILTERS | _PAGING), JSONResponse),
+    ("/eiup/v1/journal.csv", get_journal_csv, _documented(FILTERS), CsvResponse),
 )

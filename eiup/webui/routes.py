@@ -35,8 +35,10 @@ def add_routes(_demo: Any, app: FastAPI) -> None:
     router.add_api_route(path, get_feedback, methods=["GET"])
     router.add_api_route(path, post_feedback, methods=["POST"])
     router.add_api_route(path, delete_feedback, methods=["DELETE"])
-    for path, endpoint, documentation in journal_routes.ROUTES:
-        router.add_api_route(path, endpoint, methods=["GET"], openapi_extra=documentation)
+    for path, endpoint, documentation, answer in journal_routes.ROUTES:
+        router.add_api_route(
+            path, endpoint, methods=["GET"], openapi_extra=documentation, response_class=answer
+        )
     router.add_api_route("/eiup/v1/policy", policy_routes.get_policy, methods=["GET"])
     preset_routes.add_routes(router)
     app.include_router(router)

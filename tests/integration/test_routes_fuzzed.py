@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+import requests
+import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from schemathesis import checks
 
 from demo.environment import ROOT
 from demo.host import Client, StandIn
@@ -146,3 +149,37 @@ def test_a_refusal_is_a_sentence(client, method, path, content, status, message)
     assert answer.json()["detail"].startswith("EIUP: ")
     assert message in answer.json()["detail"]
     check_told(answer)
+
+
+@pytest.mark.timeout(600)
+def test_answers_are_as_the_openapi_has_them(client):
+    """schemathesis makes requests of what the server's OpenAPI says, and holds the answers against it."""
+    schema = schemathesis.from_dict(client.get("/openapi.json").json(), base_url=client.base_url)
+    tried = set()
+    for operation in schema.include(path_regex="^/eiup/").get_all_operations():
+        operation = operation.ok()
+
+        @settings(
+            derandomize=True,
+            deadline=None,
+            max_examples=15,
+            database=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy())
+        def send(case):
+            answer = case.call(session=session)
+            case.validate_response(
+                answer,
+                checks=(
+                    checks.not_a_server_error,
+                    checks.content_type_conformance,
+                    checks.response_schema_conformance,
+                ),
+            )
+
+        with requests.Session() as session:
+            send()
+        tried.add((operation.method.upper(), operation.path))
+    assert tried == set(OPERATIONS)
