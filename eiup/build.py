@@ -47,8 +47,8 @@ def build_eraser(
     ``encode(texts)`` gives contexts ``[B, T, C]``, each text encoded alone; ``empty [T, C]`` is that of the
     empty prompt; ``denoiser`` is the model around ``unet``. Calibrations are read from and written to
     ``cache``. Without ``watches``, the adaptive mode goes by the prompt alone. ``goes_on`` says that another
-    model takes over, which :meth:`ConceptEraser.take_over` tells. With ``maps``, the evidence
-    says where each concept was forming.
+    model will take over (:meth:`ConceptEraser.take_over`). With ``maps``, the evidence says where each
+    concept was forming.
     """
     training_steps = len(denoiser.alphas_cumprod)
     layers = text_cross_attention(unet)

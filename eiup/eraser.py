@@ -209,9 +209,7 @@ class ConceptEraser:
         if self.maps is not None:
             late = self.watch.seen_late if self.watch is not None else {}
             images = {
-                image: evidence.with_maps(
-                    self.maps.of(image, {k: q for (of, k), q in late.items() if of == image})
-                )
+                image: evidence.with_maps(self.maps.of(image, late.get(image)))
                 for image, evidence in images.items()
             }
         return images

@@ -38,6 +38,7 @@ is seen is erased for good.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -97,6 +98,11 @@ class Erasure:
     places: Tensor | None = None
     afterwards: float = AFTERWARDS
 
+    @property
+    def behind(self) -> Erasure:
+        """The same behind the look: all over."""
+        return self if self.places is None else Erasure(self.share * self.afterwards)
+
 
 NOTHING = Erasure(0.0)
 
@@ -108,7 +114,7 @@ class Watch:
 
     By an image's index, ``seen`` holds how clearly each concept was seen at most, ``[K]``; by the image's and
     the concept's, ``erased`` how what was seen is erased up to the look: not at all where the probe was
-    mistaken; and ``seen_late`` the ``q [N]`` of what a late look was the first to see.
+    mistaken; and, by both, ``seen_late`` the ``q [N]`` of what a late look was the first to see.
     """
 
     def __init__(self, sight: Sight, window: Window | None = None, again_from: float = LATE):
@@ -118,7 +124,7 @@ class Watch:
         self._covered_late = self._covered and window.end >= again_from
         self.seen: dict[int, Tensor] = {}
         self.erased: dict[tuple[int, int], Erasure] = {}
-        self.seen_late: dict[tuple[int, int], Tensor] = {}
+        self.seen_late: dict[int, dict[int, Tensor]] = defaultdict(dict)
         self._likeness: dict[int, list[float]] = {}
         self._maps: dict[int, Tensor] = {}
         self._late_maps: dict[int, Tensor] = {}
@@ -185,6 +191,12 @@ class Watch:
         self._dismissed.clear()
         self._began_at = self._looked_at = self._looked_late_at = None
 
+    def go_on_from(self, before: Watch) -> None:
+        """This pass goes on with the images of the pass ``before``: what was seen there is erased from the
+        first call on, as it was there behind the look. These images show nothing of it any more, and this
+        pass may bring it back into them."""
+        self.erased.update((pair, erasure.behind) for pair, erasure in before.erased.items())
+
     def close(self) -> None:
         """Look no more in this pass, since it cannot be begun anew: what was seen is erased from here on, and
         what the prompt brings in."""
@@ -222,9 +234,7 @@ class Watch:
         pair = image, concept
         if self.erases(*pair):
             known = self.erased[pair]
-            if known.places is None or not self._is_behind(at):
-                return known
-            return Erasure(known.share * known.afterwards)
+            return known.behind if self._is_behind(at) else known
         if not self._is_behind(at):
             return NOTHING
         # Behind the look it is too late to begin anew for what the prompt brings in only now.
@@ -293,15 +303,15 @@ class Watch:
 
     def _next_late(self, pair: tuple[int, int], q: Tensor, size: tuple[int, int] | None) -> Erasure | None:
         """The same where ``q [N]`` is that of a late look: what formed behind the first one."""
+        image, concept = pair
         known = self.erased.get(pair)
         bound = BOUND_LATE if known is None and pair not in self._hinted else BOUND
         if q.amax() < bound or not self._tells_late:
             return None
         weakly = known is not None and 0 < known.share < SHARES[0]
         if known is None or weakly and (known.share == UNSEEN or not self._tells_effect_on(pair)):
-            self.seen_late[pair] = q
+            self.seen_late[image][concept] = q
             return Erasure(SHARES[0], self._places(SHARES[0], q, size))
-        image, concept = pair
         was_gone = not self.tells_effect or self._maps[image][:, concept].amax() <= GONE
         if known.share not in SHARES[:-1] or not was_gone:
             return None

@@ -55,7 +55,7 @@ class ProvenPass(SamplingPass):
         return result
 
     def _prepare_for_strict(self) -> None:
-        if getattr(self.p, "refiner_checkpoint_info", None) is not None:
+        if self._has_refiner():
             raise ErasureError(
                 "the refiner took over before the images were looked at. Let it take over later, or choose "
                 "more steps or another mode than adaptive"

@@ -25,7 +25,6 @@ from ..evidence import ImageEvidence
 from ..preserve import Twin
 from ..request import ErasureRequest
 from ..sampling import sample_erased
-from ..watch import Erasure
 from .denoising import CalibrationStopped, denoiser_of
 from .encoding import ConceptEncoder, through_hypernetworks
 
@@ -69,7 +68,7 @@ class SamplingPass:
         try:
             begins = not self._switches_early()
             self._attach(watches=begins, maps=begins and self.request.maps)
-            self._take_verdict()
+            self._go_on()
             self.checkpoint = shared.sd_model.sd_model_hash
 
             if self.request.preserve:
@@ -101,18 +100,11 @@ class SamplingPass:
     def _has_refiner(self) -> bool:
         return getattr(self.p, "refiner_checkpoint_info", None) is not None
 
-    def _take_verdict(self) -> None:
-        """What was seen in the pass before is erased from the first call on, as it was there behind the look.
-
-        Its images show nothing to look at any more, and this pass may bring the concept back into them.
-        """
+    def _go_on(self) -> None:
         watch = self._eraser.watch
         before = self.before._eraser.watch if self.before is not None else None
         if watch is not None and before is not None:
-            watch.erased.update(
-                (pair, Erasure(e.share if e.places is None else e.share * e.afterwards))
-                for pair, e in before.erased.items()
-            )
+            watch.go_on_from(before)
 
     def _refuse_refiner(self) -> None:
         if self._has_refiner():
