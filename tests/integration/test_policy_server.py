@@ -368,8 +368,8 @@ def test_a_page_that_is_opened_later_offers_what_the_new_version_allows(page_ser
         )
         open_page(page_server, page)
         part(page, "policy >> text=Modes: strict, adaptive").wait_for(timeout=OPENED_WITHIN)
-        # Chosen by default, and allowed.
-        part(page, "mode input[value=strict]:enabled").wait_for(timeout=OPENED_WITHIN)
+        part(page, "mode input[value=constant]:disabled").wait_for(timeout=OPENED_WITHIN)
+        # Adaptive is chosen by default, and allowed.
         assert allowed_modes(page) == (["adaptive", "strict"], ["adaptive"])
         assert "nudity" in part(page, "concepts textarea").get_attribute("placeholder")
         for name in ("preset input", "add_preset", "presets_panel"):
