@@ -30,3 +30,8 @@ def highest(values: Tensor, share: float) -> Tensor:
 def widened(places: Tensor) -> Tensor:
     """``places [H, W]`` with those next to them."""
     return F.max_pool2d(places[None], 3, stride=1, padding=1)[0]
+
+
+def smooth(x: Tensor) -> Tensor:
+    """``x [B, C, H, W]``, each value the mean of its 3 x 3 neighbourhood."""
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

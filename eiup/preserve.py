@@ -8,23 +8,32 @@ and the twin's outside of it::
 
 ``m`` is 1 where the two predictions have differed most so far, ``||x_0(erased) - x_0(twin)||^2`` smoothed and
 accumulated. It is so from the first call on: what has once drifted apart outside does not come back. Samplers
-draw ``x`` towards ``x_0``, so at the end the twin's latents are left outside. Where a concept is erased all
-over an image, since nobody knows its place, there is no outside.
+draw ``x`` towards ``x_0``, so at the end the twin's latents are left outside. A decoder normalises over the
+whole image, so that even then its pixels differ everywhere, a little; hence the decoded twin's are taken
+outside, with a soft edge (:meth:`Twin.keep_outside`).
+
+Where a concept is erased all over an image, since nobody knows its place, or the region comes to cover more
+than ``WIDE`` of it, as of what is made of the whole image, there is no outside: nothing of the twin is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ErasureError
+from .places import smooth
+from .watch import BeginAnew
 
 # Up to this share of calls predictions say where the concept would have been; later ones tell of texture.
 LAST_MEASURED = 0.6
 # Of an image's largest difference. Where the region is too small, what is left of the concept shows.
 THRESHOLD = 0.1
+# Of the image.
+WIDE = 0.4
 
 
 def region(difference: Tensor) -> Tensor:
@@ -32,18 +41,26 @@ def region(difference: Tensor) -> Tensor:
     return (difference >= THRESHOLD * difference.amax(dim=(2, 3), keepdim=True)).float()
 
 
-def smooth(x: Tensor) -> Tensor:
-    """``x [B, C, H, W]``, each value the mean of its 3 x 3 neighbourhood."""
-    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+def composite(images: Tensor, twins: Tensor, inside: Tensor) -> Tensor:
+    """Decoded ``images [B, 3, H, W]``, and the like ``twins`` outside of the region ``inside [B, 1, h, w]``
+    of their latents, and of those next to it, which a decoder spreads it to. The edge is as wide as a latent.
+    """
+    spread = F.max_pool2d(inside.to(images), 3, stride=1, padding=1)
+    m = F.interpolate(spread, size=images.shape[2:], mode="bilinear")
+    return torch.where(m == 0, twins, m * images + (1 - m) * twins)
 
 
 class Twin:
-    """What an un-erased sampling pass predicted, call by call."""
+    """What an un-erased sampling pass predicted, call by call, and its ``latents [B, 4, H, W]``."""
 
     def __init__(self) -> None:
         self.predictions: list[tuple[float, Tensor]] = []
+        self.latents: Tensor | None = None
         self.difference: Tensor | float = 0.0
-        self._everywhere: list[int] = []
+        self._inside: Tensor | None = None
+        self._erased: set[int] = set()
+        self._everywhere: set[int] = set()
+        self._wide: set[int] = set()
         self._next = 0
 
     def keep(self, noise_level: float, clean: Tensor) -> None:
@@ -54,13 +71,16 @@ class Twin:
         """The erased pass begins, or begins anew, with these images erased ``everywhere``: of their twins
         nothing is kept."""
         self.difference = 0.0
-        self._everywhere = sorted(everywhere)
+        self._inside = None
+        self._everywhere = self._wide.union(everywhere)
         self._next = 0
 
-    def blend(self, noise_level: float, clean: Tensor) -> Tensor:
-        """The blended prediction ``[B, 4, H, W]`` of the erased pass's next call.
+    def blend(self, noise_level: float, clean: Tensor, erased: Collection[int]) -> Tensor:
+        """The blended prediction ``[B, 4, H, W]`` of the erased pass's next call, in which something is
+        ``erased`` from these images.
 
-        Raises :class:`ErasureError` where the two passes do not make the same calls.
+        Raises :class:`ErasureError` where the two passes do not make the same calls, and :class:`BeginAnew`
+        where an image turns out to have no outside.
         """
         if self._next >= len(self.predictions) or self.predictions[self._next][0] != noise_level:
             raise ErasureError(
@@ -70,9 +90,31 @@ class Twin:
         twin = self.predictions[self._next][1].to(clean)
         done = self._next / len(self.predictions)
         self._next += 1
+        self._erased = set(erased)
         if done < LAST_MEASURED:
             squared = (clean - twin).float().square().sum(dim=1, keepdim=True)
             self.difference = self.difference + smooth(squared)
         inside = region(self.difference).to(clean)
-        inside[self._everywhere] = 1.0
+        if done >= LAST_MEASURED:
+            self._find_wide(inside)
+        inside[sorted(self._everywhere)] = 1.0
+        self._inside = inside
         return inside * clean + (1 - inside) * twin
+
+    def _find_wide(self, inside: Tensor) -> None:
+        covered = inside.mean(dim=(1, 2, 3)).tolist()
+        wide = {image for image in self._erased - self._everywhere if covered[image] > WIDE}
+        if wide:
+            self._wide |= wide
+            raise BeginAnew
+
+    def keep_outside(self, images: Tensor, decode: Callable[[Tensor], Tensor]) -> None:
+        """Put into decoded ``images [B, 3, H, W]`` of the erased pass, in place, what their twins have
+        outside of the erased concepts; nothing where the pass was stopped. ``decode(latents [1, 4, h, w])``
+        gives an image ``[1, 3, H, W]``."""
+        if self._inside is None or self._next < len(self.predictions):
+            return
+        for index in sorted(self._erased - self._everywhere):
+            image, one = images[index : index + 1], slice(index, index + 1)
+            twin = decode(self.latents[one]).to(image)
+            image.copy_(composite(image, twin, self._inside[one].to(image.device)))

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
-from .preserve import smooth
+from .places import smooth
 from .rows import Rows, conditional_then_unconditional
 
 VERSION = 4

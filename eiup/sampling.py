@@ -23,7 +23,7 @@ def sample_erased(eraser: ConceptEraser, sample: Callable[[], Tensor], twin: Twi
         _survey(eraser, sample)
         return _until_nothing_forms(eraser, sample)
     eraser.suspended = True
-    unerased = sample()
+    unerased = twin.latents = sample()
     if not eraser.opened:
         return unerased
     eraser.suspended = False

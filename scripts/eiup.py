@@ -26,8 +26,12 @@ class EiupScript(scripts.Script):
     def process_before_every_sampling(self, p, *args, **kwargs):
         Generation.of(p, args).erase_in_next_sampling(p)
 
-    def postprocess_batch(self, p, *args, **kwargs):
-        Generation.of(p, args).record_batch(p)
+    def postprocess_batch(self, p, *args, images, **kwargs):
+        generation = Generation.of(p, args)
+        try:
+            generation.keep_outside(p, images)
+        finally:
+            generation.record_batch(p)
 
     def postprocess(self, p, processed, *args):
         generation = Generation.of(p, args)

@@ -94,9 +94,12 @@ class Prompts:
         return self.positive.combine(rows, unconditional), unconditional, *rest
 
 
-def to_images(model: LatentDiffusion, latents: Tensor) -> np.ndarray:
-    """Decoded latents as ``[B, 128, 128, 3]`` uint8."""
-    images = (model.decode_first_stage(latents).clamp(-1, 1) + 1) * 127.5
+def to_images(model: LatentDiffusion, latents: Tensor, twin: Twin | None = None) -> np.ndarray:
+    """Decoded latents as ``[B, 128, 128, 3]`` uint8, with what a ``twin`` has outside of what was erased."""
+    images = model.decode_first_stage(latents)
+    if twin is not None:
+        twin.keep_outside(images, model.decode_first_stage)
+    images = (images.clamp(-1, 1) + 1) * 127.5
     return images.round().byte().permute(0, 2, 3, 1).numpy()
 
 
@@ -153,7 +156,7 @@ def generate(
         if eraser.suspended:
             twin.keep(timestep, clean)
             return epsilon
-        blended = twin.blend(timestep, clean)
+        blended = twin.blend(timestep, clean, eraser.opened)
         return (x - alpha.sqrt() * blended) / (1 - alpha).sqrt()
 
     def sample() -> Tensor:
@@ -161,4 +164,4 @@ def generate(
 
     with eraser or contextlib.nullcontext():
         latents = sample() if eraser is None else sample_erased(eraser, sample, twin)
-    return to_images(model, latents), eraser.evidence() if eraser is not None else {}
+    return to_images(model, latents, twin), eraser.evidence() if eraser is not None else {}

@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from modules import shared
 
 from ..errors import ErasureError
@@ -157,6 +159,18 @@ class Generation:
                 "an image was made without a call of the U-Net, so without erasure. Choose more steps, a "
                 "larger denoising strength or another sampler"
             )
+
+    def keep_outside(self, p: Any, images: Tensor) -> None:
+        """Under *Preserve*, put into the batch's decoded ``images [B, 3, H, W]``, in place, what they have
+        outside of the erased concepts without erasure."""
+        if not self.passes:
+            return
+        try:
+            self.passes[-1].keep_outside(images)
+        except Exception:
+            # The webui writes an error of a script on the console only.
+            p.comment("EIUP: what is outside of the erased concepts was not preserved; the console says why.")
+            raise
 
     def record_batch(self, p: Any) -> None:
         """Make the records of the images of the batch that has been sampled, and write the journal; once."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules import devices, paths, sd_unet, shared
+from modules import devices, paths, processing, sd_unet, shared
 from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoiserParams
 
 from .. import rows
@@ -80,6 +80,7 @@ class SamplingPass:
             def sample_from_the_same_noise() -> Tensor:
                 if noise is not None:
                     noise.restore()
+                self._failure = None
                 result = sample(*args, **kwargs)
                 if self._failure is not None:
                     raise self._failure
@@ -159,7 +160,23 @@ class SamplingPass:
         if self._eraser is not None:
             self._eraser.__exit__(None, None, None)
         self._inner = self._inner_handle = self._latents = self._plan = None
-        self._twin = self._denoiser_call = None
+        self._denoiser_call = None
+
+    def keep_outside(self, images: Tensor) -> None:
+        """Put into decoded ``images [B, 3, H, W]`` in 0..1, in place, what their twins have outside of the
+        erased concepts, where there are twins. What is inpainted is left to the webui, which blends latents
+        and images with its mask."""
+        twin = self._twin
+        if twin is None or getattr(self.p, "mask", None) is not None:
+            return
+
+        def decode(latents: Tensor) -> Tensor:
+            decoded = processing.decode_latent_batch(
+                self.p.sd_model, latents, target_device=devices.cpu, check_for_nans=True
+            )
+            return ((torch.stack(list(decoded)).float() + 1) / 2).clamp(0, 1)
+
+        twin.keep_outside(images, decode)
 
     @classmethod
     def on_denoiser(cls, params: CFGDenoiserParams) -> None:
@@ -207,7 +224,7 @@ class SamplingPass:
             # The twin is not for looking at: no live preview of it.
             shared.state.current_latent = None
             return
-        blended = self._twin.blend(float(sigma[0]), clean)
+        blended = self._twin.blend(float(sigma[0]), clean, self._eraser.opened)
         # The clean prediction is linear in the sampler's own: x0 = a x + b output.
         b = call.denoiser.get_pred_x0(torch.zeros_like(x), torch.ones_like(output), sigma)
         params.x = output + (blended - clean) / b
