@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from copy import copy
@@ -52,8 +53,9 @@ class _Job:
     settings: dict[str, Any]
 
 
-# The last job that the page started, by tab.
-_last: dict[str, _Job] = {}
+# The last jobs that pages started: several browsers may generate in turn. A job keeps its initial images.
+_LAST_JOBS = 8
+_last: deque[_Job] = deque(maxlen=_LAST_JOBS)
 
 
 def after_job(generation: Generation, p: Any, processed: Any, script: Any) -> None:
@@ -67,7 +69,7 @@ def after_job(generation: Generation, p: Any, processed: Any, script: Any) -> No
     obstacle = _obstacle(p)
     if obstacle is None and not p.is_api:
         twin = _without_erasure(p, script)
-        _last[script.tabname] = _Job(twin, tuple(text for _, text in pictures), _settings())
+        _last.append(_Job(twin, tuple(text for _, text in pictures), _settings()))
     if not generation.request.compare:
         return
     if obstacle is None and (shared.state.interrupted or shared.state.stopping_generation):
@@ -169,16 +171,16 @@ def _pictures(p: Any, processed: Any) -> list[tuple[Image.Image, str]]:
     return list(zip(processed.images[first :: _images_each(p)], processed.infotexts[first:]))
 
 
-def make_unerased(tab: str, _task: str, infotext: str) -> tuple[str, str]:
-    """The image of the tab's last job that has this infotext, without erasure: JSON of ``infotext`` and of
+def make_unerased(_task: str, infotext: str) -> tuple[str, str]:
+    """The image of the last jobs that has this infotext, without erasure: JSON of ``infotext`` and of
     ``image``, a data URL; and a message for the page. Raises :class:`RequestError` for any other image."""
     refuse_unerased()
-    job = _last.get(tab)
-    if job is None or infotext not in job.infotexts:
+    job = next((job for job in reversed(_last) if infotext in job.infotexts), None)
+    if job is None:
         raise RequestError(
             "compare",
             "this image",
-            "an image of the last generation of this tab",
+            f"an image of the last {_LAST_JOBS} generations",
             "Generate it again, with Compare ticked.",
         )
     number = job.infotexts.index(infotext)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import gradio as gr
 
@@ -22,7 +21,7 @@ def build(elem_id: Callable[[str], str]) -> None:
     start = gr.Button(visible=False, elem_id=elem_id("make_unerased"))
     message = gr.HTML(elem_id=elem_id("compare_log"), elem_classes="html-log")
     start.click(
-        fn=wrap_gradio_gpu_call(partial(make_unerased, tab), extra_outputs=[""]),
+        fn=wrap_gradio_gpu_call(make_unerased, extra_outputs=[""]),
         _js=f"() => eiupPanel.startComparing('{tab}')",
         inputs=[task, infotext],
         outputs=[unerased, message],

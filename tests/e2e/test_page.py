@@ -26,7 +26,11 @@ LOG = "#html_log_txt2img"
 
 @pytest.fixture
 def txt2img(webui, page):
-    """The opened page, with the scene filled in."""
+    return open_txt2img(webui, page)
+
+
+def open_txt2img(webui, page):
+    """The page, opened, with the scene filled in."""
     # Whatever the page asks of other machines is no part of the test.
     page.route(
         lambda url: url.startswith("http") and not url.startswith(webui.base_url), lambda route: route.abort()

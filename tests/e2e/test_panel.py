@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -14,7 +15,14 @@ from PIL import Image, PngImagePlugin
 from eiup import overlay as drawing
 from tests.e2e.support import ROUNDING, difference, erasing, pixels, same, scene
 from tests.e2e.test_infotext import value_in
-from tests.e2e.test_page import GENERATED_WITHIN, erase, fill_number, generate, txt2img  # noqa: F401
+from tests.e2e.test_page import (  # noqa: F401
+    GENERATED_WITHIN,
+    erase,
+    fill_number,
+    generate,
+    open_txt2img,
+    txt2img,
+)
 from tests.e2e.test_saved_maps import settings
 
 pytest.importorskip("playwright")
@@ -251,6 +259,9 @@ def test_one_click_makes_the_other_of_a_pair(webui, opened):
     select(page, first + 1)
     page.wait_for_timeout(800)
     count = page.locator(THUMBNAILS).count()
+    with someone_else(webui, page) as other:
+        erase(other, "moon")
+        generate(other)
     # It is made under the settings of then, whatever has been set since.
     with settings(webui, CLIP_stop_at_last_layers=2):
         page.click(f"{PANEL} .eiup-compare-button")
@@ -265,6 +276,16 @@ def test_one_click_makes_the_other_of_a_pair(webui, opened):
     page.wait_for_selector(f"{PANEL} .eiup-slider", state="detached", timeout=WAIT)
     select(page, first + 1)
     page.wait_for_selector(f"{PANEL} .eiup-slider", timeout=WAIT)
+
+
+@contextlib.contextmanager
+def someone_else(webui, page):
+    """Another page that is open on the same webui."""
+    other = page.context.browser.new_page(viewport=page.viewport_size)
+    try:
+        yield open_txt2img(webui, other)
+    finally:
+        other.close()
 
 
 def with_infotext(infotext):
