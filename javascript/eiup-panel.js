@@ -30,6 +30,7 @@ const eiupPanel = (function() {
         mapHelp: eiup.translate("Where the concept was forming, compared with the rest of the image: the brighter, the more of it."),
         badMap: eiup.translate("The heat map cannot be read."),
         more: eiup.translate("Further concepts are not shown."),
+        lifted: eiup.translate("Changed by this server's policy:"),
         earlier: eiup.translate("This image's infotext has no results (made by an earlier version)."),
         noResults: eiup.translate("This image's infotext has no results."),
         grid: eiup.translate("This is the grid of all images. Select one of them to see its results."),
@@ -79,7 +80,13 @@ const eiupPanel = (function() {
         return {name, weight, presence, gate, share, steps, map, badMap: "map" in result && !map, begunAnew: result.begun_anew === true};
     }
 
-    /** {message}, {unerasedOf: number} for a twin, {concepts, adaptive, progress}; null where EIUP says nothing. */
+    /** What a policy has changed, as text: "strength: 0.5 \u2192 2"; empty where nothing. */
+    function readLifted({policy}) {
+        const text = value => typeof value === "string" ? value : JSON.stringify(value);
+        return (policy?.lifted ?? []).map(lift => `${text(lift.field)}: ${text(lift.asked)} \u2192 ${text(lift.in_force)}`).join("; ");
+    }
+
+    /** {message}, {unerasedOf: number} for a twin, {concepts, adaptive, progress, lifted}; null where EIUP says nothing. */
     function read(infotext) {
         const twin = parameter(infotext, "EIUP compare");
         if (twin !== undefined) return {unerasedOf: parseInt(twin.replace(/^"?image /, "")), message: "unerased"};
@@ -94,7 +101,8 @@ const eiupPanel = (function() {
             const {progress, concepts} = value.result;
             if (!areShares(progress) || concepts.length !== value.concepts.length) throw new TypeError();
             const told = value.concepts.map((named, i) => readConcept(named, concepts[i], progress.length));
-            return {concepts: told, progress: progress.map(at => Math.min(at, 1)), adaptive: value.mode === "adaptive", erased: true};
+            const shown = {concepts: told, progress: progress.map(at => Math.min(at, 1)), lifted: readLifted(value)};
+            return {...shown, adaptive: value.mode === "adaptive", erased: true};
         } catch (error) {
             return {message: "unreadable", erased: true};
         }
@@ -260,6 +268,7 @@ const eiupPanel = (function() {
             const list = element("ul", "eiup-concepts");
             list.append(...reading.concepts.slice(0, SHOWN_CONCEPTS).map(concept => conceptRow(concept, reading)));
             panel.append(list);
+            if (reading.lifted) panel.append(element("p", "eiup-message eiup-lifted", `${WORDS.lifted} ${reading.lifted}`));
             if (reading.concepts.length > SHOWN_CONCEPTS) panel.append(element("p", "eiup-message", WORDS.more));
         }
         if (pair) {

@@ -323,6 +323,9 @@ def test_a_box_that_was_unticked_all_the_same_changes_nothing(page_server, page)
     assert '"policy"' in generate(page).replace("\\", "")
     (record,) = page_server.records()[known:]
     assert record["policy"]["lifted"] == [{"field": "enabled", "asked": False, "in_force": True}]
+    told = page.locator("#script_txt2img_eiup_panel .eiup-lifted")
+    told.wait_for(state="attached", timeout=OPENED_WITHIN)  # the accordion is closed
+    assert told.text_content() == "Changed by this server's policy: enabled: false \u2192 true"
     assert record["policy"]["rows"] == record["policy"]["under_erasure"] > 0
 
 
