@@ -12,8 +12,8 @@ draw ``x`` towards ``x_0``, so at the end the twin's latents are left outside. A
 whole image, so that even then its pixels differ everywhere, a little; hence the decoded twin's are taken
 outside, with a soft edge (:meth:`Twin.keep_outside`).
 
-Where a concept is erased all over an image, since nobody knows its place, or the region comes to cover more
-than ``WIDE`` of it, as of what is made of the whole image, there is no outside: nothing of the twin is kept.
+Where a concept is erased all over an image, since nobody knows its place, or the differences are spread over
+the whole image (``SPREAD``), as of a style, there is no outside: nothing of the twin is kept.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .watch import BeginAnew
 LAST_MEASURED = 0.6
 # Of an image's largest difference. Where the region is too small, what is left of the concept shows.
 THRESHOLD = 0.1
-# Of the image.
-WIDE = 0.4
+# Mean difference, of an image's largest one: more is made of the whole image.
+SPREAD = 0.12
 
 
 def region(difference: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Twin:
         self._inside: Tensor | None = None
         self._erased: set[int] = set()
         self._everywhere: set[int] = set()
-        self._wide: set[int] = set()
+        self._spread: set[int] = set()
         self._next = 0
 
     def keep(self, noise_level: float, clean: Tensor) -> None:
@@ -72,7 +72,7 @@ class Twin:
         nothing is kept."""
         self.difference = 0.0
         self._inside = None
-        self._everywhere = self._wide.union(everywhere)
+        self._everywhere = self._spread.union(everywhere)
         self._next = 0
 
     def blend(self, noise_level: float, clean: Tensor, erased: Collection[int]) -> Tensor:
@@ -94,18 +94,18 @@ class Twin:
         if done < LAST_MEASURED:
             squared = (clean - twin).float().square().sum(dim=1, keepdim=True)
             self.difference = self.difference + smooth(squared)
+        else:
+            self._find_spread()
         inside = region(self.difference).to(clean)
-        if done >= LAST_MEASURED:
-            self._find_wide(inside)
         inside[sorted(self._everywhere)] = 1.0
         self._inside = inside
         return inside * clean + (1 - inside) * twin
 
-    def _find_wide(self, inside: Tensor) -> None:
-        covered = inside.mean(dim=(1, 2, 3)).tolist()
-        wide = {image for image in self._erased - self._everywhere if covered[image] > WIDE}
-        if wide:
-            self._wide |= wide
+    def _find_spread(self) -> None:
+        is_spread = self.difference.mean(dim=(1, 2, 3)) > SPREAD * self.difference.amax(dim=(1, 2, 3))
+        spread = {image for image in self._erased - self._everywhere if is_spread[image]}
+        if spread:
+            self._spread |= spread
             raise BeginAnew
 
     def keep_outside(self, images: Tensor, decode: Callable[[Tensor], Tensor]) -> None:

@@ -68,7 +68,7 @@ def test_the_edge_is_no_step():
     assert row.diff().abs().max() <= 1 / 8
 
 
-def test_where_the_region_covers_the_image_nothing_of_the_twin_is_kept():
+def test_where_the_whole_image_changes_nothing_of_the_twin_is_kept():
     twin, all_over = kept(), (slice(0, SIZE), slice(0, SIZE))
     with pytest.raises(BeginAnew):
         sample(twin, all_over)
