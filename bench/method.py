@@ -41,6 +41,7 @@ class Method:
     ``attacked(model, concept)`` is a context manager that gives the conditional prediction while the method
     erases, differentiable in the prompts' embeddings: what an attacker who has the weights optimises
     against. By default it is the model's own, which methods of guidance or text do not change.
+    ``prepare(model, concepts)`` does what is done once for concepts, and is no part of an image's time.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Method:
     generate: Generate
     settings: Mapping[str, Any] = field(default_factory=dict)
     attacked: Attacked = unchanged
+    prepare: Callable[[LatentDiffusion, Sequence[str]], None] = lambda model, concepts: None
     erases: bool = True
 
 

@@ -47,6 +47,9 @@ def erasing(name: str, description: str, source: str = "this project", **fields:
     ) -> np.ndarray:
         return generate_cases(model, cases, steps, request=request(concepts), cache=cache)
 
+    def calibrate(model: LatentDiffusion, concepts: Sequence[str]) -> None:
+        erase(model, request(concepts), cache)
+
     @contextlib.contextmanager
     def attacked(model: LatentDiffusion, concept: str) -> Iterator[Predict]:
         # An attacker cannot see through the decision to begin anew: it has no gradient.
@@ -60,7 +63,7 @@ def erasing(name: str, description: str, source: str = "this project", **fields:
             yield predicted
 
     settings = {**asdict(ErasureRequest(**fields)), "code": _code_of_eiup()}
-    return Method(name, description, source, run, settings, attacked)
+    return Method(name, description, source, run, settings, attacked, calibrate)
 
 
 def _code_of_eiup() -> str:

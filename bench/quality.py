@@ -122,8 +122,9 @@ def make_images(
     with tqdm(total=total, initial=stored, unit="image", dynamic_ncols=True, **pace) as bar:
         for method, batch in missing:
             bar.set_description(f"{method.name}, {batch[0].concept}, {batch[0].group}", refresh=False)
-            started = time.process_time()
             concepts = erase or [batch[0].concept]
+            method.prepare(model, concepts)
+            started = time.process_time()
             with prepared(method, model, batch, results[method.name].folder):
                 images = method.generate(model, batch, concepts, steps)
             results[method.name].add(batch, images, (time.process_time() - started) / len(batch))

@@ -103,8 +103,8 @@ FIELDS = (
     ),
     Field(
         "preserve", bool, False, "Preserve",
-        "(Experimental) Keep everything outside of the erased concept as it would have been. Images in which "
-        "something is erased take twice the time.",
+        "Keep everything outside of the erased concept as it would have been. Images in which something is "
+        "erased take twice the time.",
     ),
     Field(
         "feedback", bool, True, "Use feedback",

@@ -82,7 +82,7 @@ const eiupPanel = (function() {
 
     /** What a policy has changed, as text: "strength: 0.5 \u2192 2"; empty where nothing. */
     function readLifted({policy}) {
-        const text = value => typeof value === "string" ? value : JSON.stringify(value);
+        const text = value => Array.isArray(value) ? value.map(String).join(", ") || "\u2013" : String(value);
         return (policy?.lifted ?? []).map(lift => `${text(lift.field)}: ${text(lift.asked)} \u2192 ${text(lift.in_force)}`).join("; ");
     }
 

@@ -45,6 +45,18 @@
         concepts.placeholder = adding ? concepts.dataset.examples : "";
     }
 
+    function keepWithin(tab, name, {least = -Infinity, most = Infinity}) {
+        for (const input of gradioApp().querySelectorAll(`#script_${tab}_eiup_${name} input`)) {
+            const value = Math.min(Math.max(input.value, least), most);
+            if (Number.isFinite(least)) input.min = least;
+            if (Number.isFinite(most)) input.max = most;
+            const isTyped = input === document.activeElement;
+            if (isTyped || value === Number(input.value)) continue;
+            input.value = value;
+            updateInput(input);
+        }
+    }
+
     eiup.keepUpToDate(function(tab) {
         if (!eiup.find(tab, "policy")) return;
         keepTicked(tab);
@@ -53,5 +65,8 @@
         allowModes(tab, policy.dataset.modes.split(" "));
         ["preserve", "compare"].forEach(name => keepUnticked(eiup.find(tab, `${name} input`)));
         allowAdding(tab, policy.dataset.adding === "true");
+        keepWithin(tab, "strength", {least: Number(policy.dataset.strength)});
+        keepWithin(tab, "start", {most: Number(policy.dataset.start)});
+        keepWithin(tab, "end", {least: Number(policy.dataset.end)});
     });
 })();

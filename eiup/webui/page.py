@@ -54,7 +54,7 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
         with gr.Row():
             maps = _checkbox("maps", elem_id)
             compare = _checkbox("compare", elem_id)
-        policy_panel.offer_only_allowed([mode, preserve, compare])
+        policy_panel.offer_only_allowed([strength, start, end, mode, preserve, compare])
         use_feedback = _feedback(concepts, elem_id)
         result_panel.build(elem_id)
     return [enabled, concepts, strength, start, end, mode, preserve, use_feedback, maps, compare]

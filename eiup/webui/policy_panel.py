@@ -41,7 +41,10 @@ def _shown() -> str:
         return ""
     concepts = "".join(f"<li>{escape(str(concept))}</li>" for concept in policy.concepts)
     adding = policy.users_may_add_concepts
-    allowed = f"data-modes='{' '.join(policy.modes)}' data-adding='{str(adding).lower()}'"
+    allowed = (
+        f"data-modes='{' '.join(policy.modes)}' data-adding='{str(adding).lower()}' "
+        f"data-strength='{policy.strength}' data-start='{policy.start}' data-end='{policy.end}'"
+    )
     problem = f"<p class='error'>{texts.POLICY_KEPT}</p>" if in_force.problem() else ""
     return (
         f"<div {allowed}><p><span>{texts.POLICY}</span></p><ul>{concepts}</ul>"

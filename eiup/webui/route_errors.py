@@ -9,7 +9,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from ..errors import EiupError
+from ..errors import EiupError, RequestError
 
 _LONGEST_NAME = 160
 
@@ -27,13 +27,16 @@ class RouteError(HTTPException):
 
 
 class Route(APIRoute):
-    """A route whose endpoint raises :class:`EiupError`, and whose parameters and body may be wrong."""
+    """A route whose endpoint raises :class:`EiupError`, and whose parameters and body may be wrong. Unknown
+    parameters are refused, but where the endpoint reads the request itself."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
 
         async def answer_or_refuse(request: Request) -> Response:
             try:
+                if self.dependant.request_param_name is None:
+                    self._refuse_unknown_parameters(request)
                 return await answer(request)
             except EiupError as error:
                 raise RouteError(error.status_code, str(error)) from error
@@ -41,6 +44,14 @@ class Route(APIRoute):
                 raise RouteError(422, _told(error)) from error
 
         return answer_or_refuse
+
+    def _refuse_unknown_parameters(self, request: Request) -> None:
+        known = [field.alias for field in self.dependant.query_params]
+        for name, value in request.query_params.items():
+            if name not in known:
+                raise RequestError(
+                    name, value, f"the parameters {', '.join(known)}" if known else "no parameters"
+                )
 
 
 def _told(error: RequestValidationError) -> str:

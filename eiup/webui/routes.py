@@ -11,17 +11,23 @@ from pydantic import BaseModel
 
 from modules import shared
 
+from ..concepts import expand
+from ..request import concept_entries
 from . import journal_routes, policy_routes, preset_routes
 from .route_errors import Route, RouteError
-from .stores import current_checkpoint, feedback_store
+from .stores import current_checkpoint, feedback_store, preset_store
 
 
 class FeedbackFlag(BaseModel):
-    """What somebody says of an image: the concept survived in it, or it was spoilt."""
+    """What somebody says of an image: the concept survived in it, or it was spoilt. ``concept`` is one as in
+    the list of a generation: ``@name`` stands for all of a preset."""
 
     concept: str
     verdict: str
     checkpoint: str | None = None
+
+    class Config:
+        extra = "forbid"
 
 
 def add_routes(_demo: Any, app: FastAPI) -> None:
@@ -68,7 +74,8 @@ def get_feedback(checkpoint: str | None = None) -> dict[str, Any]:
 def post_feedback(flag: FeedbackFlag) -> dict[str, Any]:
     """Take a verdict on one image."""
     checkpoint = _checkpoint(flag.checkpoint)
-    feedback_store().flag(checkpoint, flag.concept, flag.verdict)
+    for concept in expand(concept_entries([flag.concept]), "concept", preset_store().resolver()):
+        feedback_store().flag(checkpoint, concept.text, flag.verdict)
     return _answer(checkpoint)
 
 

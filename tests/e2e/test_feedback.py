@@ -45,3 +45,25 @@ def test_wrong_feedback_is_refused(webui):
     assert answer.status_code == 422
     assert "survived, spoilt" in answer.text
     assert webui.get(PATH).json()["factors"] == {}
+
+
+def test_feedback_on_a_preset_is_feedback_on_its_concepts(webui):
+    concepts = webui.get("/eiup/v1/presets/watermarks").json()["concepts"]
+    factors = flag(webui, "@watermarks", "survived").json()["factors"]
+    assert factors == dict.fromkeys(concepts, 1.25)
+
+
+@pytest.mark.parametrize("method", ["get", "delete"])
+def test_a_misspelt_parameter_forgets_nothing(webui, method):
+    flag(webui, "star", "survived")
+    answer = getattr(webui.http, method)(PATH, params={"concpet": "star"})
+    assert answer.status_code == 422
+    assert "concpet is 'star'" in answer.text
+    assert webui.get(PATH).json()["factors"] == {"star": 1.25}
+
+
+def test_an_unknown_field_is_refused(webui):
+    answer = webui.post(PATH, {"concept": "star", "verdict": "survived", "weight": 2})
+    assert answer.status_code == 422
+    assert "weight" in answer.text
+    assert webui.get(PATH).json()["factors"] == {}

@@ -217,13 +217,14 @@ def test_a_preset_that_was_edited_changes_nothing(server):
 
 def test_settings_do_not_switch_the_journal_off(server):
     settings = {"eiup_journal": False, "eiup_journal_days": 1, "eiup_journal_megabytes": 1e-9}
+    defaults = {"eiup_journal": True, "eiup_journal_days": 0, "eiup_journal_megabytes": 100}
     assert server.client.post("/sdapi/v1/options", settings).status_code == 200
     try:
         response, records = attempt(server, "txt2img", scene())
         check_proof(server, infotexts_of(response), records)
         assert len(list(server.journal.iterdir())) == 1
     finally:
-        server.client.post("/sdapi/v1/options", {"eiup_journal": True, "eiup_journal_days": 0})
+        server.client.post("/sdapi/v1/options", defaults)
 
 
 @pytest.mark.timeout(1200)

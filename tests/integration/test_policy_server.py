@@ -367,13 +367,25 @@ def test_a_page_that_is_opened_later_offers_what_the_new_version_allows(page_ser
     policy = page_server.file.read_text()
     try:
         page_server.write(
-            {"concepts": ["star"], "modes": ["strict", "adaptive"], "users_may_add_concepts": True}
-        )
+            {
+                "concepts": ["star"], "modes": ["strict", "adaptive"], "users_may_add_concepts": True,
+                "strength": 3.0, "end": 0.9,
+            }
+        )  # fmt: skip
         open_page(page_server, page)
         part(page, "policy >> text=Modes: strict, adaptive").wait_for(timeout=OPENED_WITHIN)
         part(page, "mode input[value=constant]:disabled").wait_for(timeout=OPENED_WITHIN)
         # Adaptive is chosen by default, and allowed.
         assert allowed_modes(page) == (["adaptive", "strict"], ["adaptive"])
+        for name, bound, value in (("strength", "min", "3"), ("end", "min", "0.9"), ("start", "max", "0")):
+            assert part(page, f"{name} input[type=number]").get_attribute(bound) == value
+        assert [float(v.input_value()) for v in part(page, "strength input").all()] == [3.0, 3.0]
+        known = len(page_server.records())
+        fill_in_a_scene(page)
+        eiup_value = generate(page)
+        assert '"strength":3.0' in eiup_value.replace("\\", "")
+        (record,) = page_server.records()[known:]
+        assert "strength" not in {lift["field"] for lift in record["policy"].get("lifted", ())}
         assert "nudity" in part(page, "concepts textarea").get_attribute("placeholder")
         for name in ("preset input", "add_preset", "presets_panel"):
             assert part(page, name).is_visible()
