@@ -89,13 +89,16 @@ def enforce(policy: Policy, request: ErasureRequest) -> Enforced:
 
     What could bring a concept back is switched off: ``preserve``, which takes what is outside of a map from
     an un-erased image, and ``compare``, which makes one. A user's stronger values are kept, and so are the
-    weights of concepts of his own. Raises :class:`RequestError` for concepts that he may not add.
+    weights of concepts of his own. Where he names none, his other values are for those of the policy. Raises
+    :class:`RequestError` for concepts that he may not add.
     """
+    if not request.enabled:
+        own_request = replace(policy.own_request, maps=request.maps)
+        return Enforced(own_request, (Lift("enabled", False, True),))
     lifted = _switched_off(request)
-    if not request.active:
-        cause = Lift("concepts", [], _texts(policy.concepts)) if request.enabled else None
-        lifted.insert(0, cause or Lift("enabled", False, True))
-        return Enforced(replace(policy.own_request, maps=request.maps), tuple(lifted))
+    if not request.concepts:
+        lifted.append(Lift("concepts", [], _texts(policy.concepts)))
+        request = replace(request, concepts=policy.concepts)
     _check_own_concepts(policy, request)
     strength = max(request.strength, policy.strength)
     mode = request.mode if request.mode in policy.modes else policy.modes[0]
@@ -133,11 +136,7 @@ def enforce(policy: Policy, request: ErasureRequest) -> Enforced:
 
 
 def _switched_off(request: ErasureRequest) -> list[Lift]:
-    return [
-        Lift(name, True, False)
-        for name in ("preserve", "compare")
-        if request.active and getattr(request, name)
-    ]
+    return [Lift(name, True, False) for name in ("preserve", "compare") if getattr(request, name)]
 
 
 def _check_own_concepts(policy: Policy, request: ErasureRequest) -> None:

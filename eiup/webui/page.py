@@ -26,8 +26,9 @@ from .token_counter import token_counter
 def accordion(elem_id: Callable[[str], str]) -> list[Any]:
     """Build the accordion; its components in the order of :data:`eiup.request.FIELDS`."""
     fields = dict(FIELD)
-    locked = policy_panel.is_locked()
-    with InputAccordion(locked, label=fields["enabled"].label, elem_id=elem_id("enabled")) as enabled:
+    # Under a policy, javascript/eiup-policy.js ticks it: the value here is what the API takes for asked.
+    with InputAccordion(False, label=fields["enabled"].label, elem_id=elem_id("enabled")) as enabled:
+        enabled.accordion.open = policy_panel.is_locked()
         policy_panel.build(elem_id)
         concepts = gr.Textbox(
             label=fields["concepts"].label,
@@ -50,6 +51,7 @@ def accordion(elem_id: Callable[[str], str]) -> list[Any]:
             info=fields["mode"].help,
             elem_id=elem_id("mode"),
         )
+        policy_panel.begin_with_first_mode(mode)
         preserve = _checkbox("preserve", elem_id)
         with gr.Row():
             maps = _checkbox("maps", elem_id)

@@ -26,6 +26,12 @@ def build(elem_id: Callable[[str], str]) -> None:
         shown.attach_load_event(_shown, None)
 
 
+def begin_with_first_mode(mode: Any) -> None:
+    """On a server with a policy, have the page begin with the mode that counts where none is chosen."""
+    if is_locked():
+        mode.attach_load_event(lambda: current_policy().modes[0], None)
+
+
 def offer_only_allowed(components: list[Any]) -> None:
     """Have ``javascript/eiup-policy.js`` look again when gradio itself changes one of the ``components``, as
     a pasted infotext does."""

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -48,6 +49,21 @@ def test_whoever_asks_for_nothing_gets_the_policy():
 
 def test_an_enabled_request_without_concepts_is_lifted_as_well():
     assert lifted(POLICY, ErasureRequest(True)) == {"concepts": ([], ["nudity", "watermark"])}
+
+
+def test_who_names_no_concept_chooses_how_those_of_the_policy_are_erased():
+    policy = Policy(POLICY.concepts, 2.0, ("strict", "adaptive"))
+    in_force = enforce(policy, ErasureRequest(True, strength=4.0, mode="adaptive")).request
+    assert in_force.mode == "adaptive"
+    assert weights(in_force) == {"nudity": 4, "watermark": 6}
+    weak = ErasureRequest(True, strength=1.0, mode="constant")
+    assert enforce(policy, weak).request.mode == "strict"
+    assert weights(enforce(policy, weak).request) == {"nudity": 2, "watermark": 3}
+    assert lifted(policy, weak) == {
+        "concepts": ([], ["nudity", "watermark"]),
+        "strength": (1.0, 2.0),
+        "mode": ("constant", "strict"),
+    }
 
 
 def test_a_request_that_is_strong_enough_is_left_alone():
@@ -134,7 +150,9 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 def test_nothing_that_is_asked_for_is_weaker_than_the_policy(policy, request):
     in_force = enforce(policy, request).request
     least = {c.text: policy.strength * c.weight for c in policy.concepts}
-    given_weights = weights(request) if request.enabled else {}
+    # Where no concepts are named, strength and mode are for those of the policy.
+    spelt_out = replace(request, concepts=request.concepts or policy.concepts)
+    given_weights = weights(spelt_out) if request.enabled else {}
     assert in_force.active
     assert set(weights(in_force)) == {*least, *given_weights}
     for text, weight in weights(in_force).items():
