@@ -104,7 +104,7 @@ FIELDS = (
     Field(
         "preserve", bool, False, "Preserve",
         "Keep everything outside of the erased concept as it would have been. Images in which something is "
-        "erased take twice the time.",
+        "erased take two to three times as long.",
     ),
     Field(
         "feedback", bool, True, "Use feedback",
