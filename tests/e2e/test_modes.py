@@ -72,6 +72,17 @@ def test_preserve_keeps_more_of_the_image_and_still_erases(webui, sampler):
     assert identical > 0.5
 
 
+def test_preserve_keeps_nothing_of_what_the_whole_image_is_made_of(webui):
+    payload = scene(prompt="a cat on the meadow, mosaic", steps=8)
+    plain = webui.txt2img(**payload).images[0]
+    erased, preserved = (
+        webui.txt2img(**payload, **erasing("mosaic", mode="adaptive", preserve=preserve)).images[0]
+        for preserve in (False, True)
+    )
+    assert changed(erased, plain)
+    assert difference(preserved, erased) <= ROUNDING
+
+
 def test_preserve_works_where_sampling_begins_late(webui):
     start = encoded(webui.txt2img(**scene()).pngs[0])
     payload = scene(init_images=[start], denoising_strength=0.3, steps=10)
