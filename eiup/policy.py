@@ -83,6 +83,13 @@ class Enforced:
     lifted: tuple[Lift, ...]
 
 
+def with_first_mode(policy: Policy, args: Sequence[Any]) -> Sequence[Any]:
+    """Script arguments with the policy's first mode, where named fields do not name one."""
+    if not args or not isinstance(args[0], Mapping):
+        return args
+    return [{"mode": policy.modes[0], **args[0]}, *args[1:]]
+
+
 def enforce(policy: Policy, request: ErasureRequest) -> Enforced:
     """What is to be erased where a user asks for ``request``: all of the policy's concepts with at least its
     weights, in one of its modes, in at least its window.

@@ -32,7 +32,7 @@ from .watch import BeginAnew
 LAST_MEASURED = 0.6
 # Of an image's largest difference. Where the region is too small, what is left of the concept shows.
 THRESHOLD = 0.1
-# Mean difference, of an image's largest one: more is made of the whole image.
+# Mean of the differences, of the largest: where it is more, the whole image is made of the concept.
 SPREAD = 0.12
 
 
@@ -45,8 +45,8 @@ def composite(images: Tensor, twins: Tensor, inside: Tensor) -> Tensor:
     """Decoded ``images [B, 3, H, W]``, and the like ``twins`` outside of the region ``inside [B, 1, h, w]``
     of their latents, and of those next to it, which a decoder spreads it to. The edge is as wide as a latent.
     """
-    spread = F.max_pool2d(inside.to(images), 3, stride=1, padding=1)
-    m = F.interpolate(spread, size=images.shape[2:], mode="bilinear")
+    reached = F.max_pool2d(inside.to(images), 3, stride=1, padding=1)
+    m = F.interpolate(reached, size=images.shape[2:], mode="bilinear")
     return torch.where(m == 0, twins, m * images + (1 - m) * twins)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from modules import shared
 from ..errors import ErasureError
 from ..journal import PassEvidence, image_record, result_of
 from ..overrides import apply_overrides
-from ..policy import Lift, enforce
+from ..policy import Lift, enforce, with_first_mode
 from ..request import INFOTEXT_KEY, ErasureRequest
 from .enforcement import current_policy
 from .proven_pass import ProvenPass
@@ -45,7 +45,9 @@ class Generation:
         self.lifted: tuple[Lift, ...] = ()
         try:
             resolve = preset_store().resolver()
-            request = ErasureRequest.from_args(self._with_first_mode(args), resolve)
+            if self.policy is not None:
+                args = with_first_mode(self.policy, args)
+            request = ErasureRequest.from_args(args, resolve)
             request = _with_feedback(apply_overrides(request, overrides_of(p), resolve))
             if self.policy is not None:
                 enforced = enforce(self.policy, request)
@@ -62,12 +64,6 @@ class Generation:
             p.extra_generation_params[INFOTEXT_KEY] = self._infotext
         else:
             p.extra_generation_params.pop(INFOTEXT_KEY, None)
-
-    def _with_first_mode(self, args: Sequence[Any]) -> Sequence[Any]:
-        """The arguments with the policy's first mode, where named fields do not name one."""
-        if self.policy is None or not args or not isinstance(args[0], Mapping):
-            return args
-        return [{"mode": self.policy.modes[0], **args[0]}, *args[1:]]
 
     @classmethod
     def begin(cls, p: Any, args: Sequence[Any]) -> Generation:

@@ -14,7 +14,7 @@ from demo.environment import ROOT
 from eiup import policy_file
 from eiup.concepts import Concept
 from eiup.errors import RequestError
-from eiup.policy import FIELDS, JournalSettings, Policy, enforce
+from eiup.policy import FIELDS, JournalSettings, Policy, enforce, with_first_mode
 from eiup.policy_file import PolicyError, PolicyFile, read_policy
 from eiup.request import MODES, ErasureRequest
 
@@ -64,6 +64,20 @@ def test_who_names_no_concept_chooses_how_those_of_the_policy_are_erased():
         "strength": (1.0, 2.0),
         "mode": ("constant", "strict"),
     }
+
+
+@pytest.mark.parametrize(
+    ("args", "mode"),
+    [
+        ([{"concepts": ["nudity"]}, 1], "strict"),
+        ([{"concepts": ["nudity"], "mode": "adaptive"}], "adaptive"),
+        ([True, "nudity", 2.0, 0.0, 1.0, "adaptive"], "adaptive"),
+    ],
+)
+def test_named_fields_without_a_mode_have_the_first(args, mode):
+    policy = Policy(POLICY.concepts, modes=("strict", "adaptive"))
+    request = ErasureRequest.from_args(with_first_mode(policy, args))
+    assert enforce(policy, request).request.mode == mode
 
 
 def test_a_request_that_is_strong_enough_is_left_alone():
