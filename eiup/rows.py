@@ -25,12 +25,14 @@ class Row:
     """One row of a U-Net batch.
 
     ``image`` is its image's index in the batch; ``coefficient`` is what the row is multiplied with in
-    the guided prediction.
+    the guided prediction. ``concept`` is the index of the one concept that is erased in it; by default all
+    are.
     """
 
     image: int
     conditional: bool
     coefficient: float
+    concept: int | None = None
 
     @property
     def erased(self) -> bool:

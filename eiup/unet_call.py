@@ -24,6 +24,10 @@ class UNetCall:
         self.erased = [index for index, row in enumerate(rows) if row.erased]
         self.weights = weights.to(device)
         self.gate = torch.ones(len(self.erased), len(weights), device=device)
+        for index, row in enumerate(self.erased):
+            if rows[row].concept is not None:
+                self.gate[index] = 0.0
+                self.gate[index, rows[row].concept] = 1.0
         self.factor = torch.ones_like(self.gate)
         self.measures = self.looks = self.maps = False
         self.layers = 0

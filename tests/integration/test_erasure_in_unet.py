@@ -245,3 +245,17 @@ def test_many_concepts_in_slices_equal_those_at_once(monkeypatch):
     at_once = run()
     monkeypatch.setattr("eiup.attention._SLICE_ELEMENTS_CPU", 8 * 77 * 4 * 3)
     torch.testing.assert_close(run(), at_once, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_one_batch_can_have_different_concepts_erased():
+    unet = make_unet()
+    x, t, context = inputs(2)
+    concepts = [make_concept(weight=2.0), make_concept("moon", (1,), 1.5, 2)]
+    with ConceptEraser(unet, concepts, EMPTY) as eraser:
+        eraser.rows = (Row(0, True, 1, concept=0), Row(1, True, 1, concept=1))
+        together = unet(x, t, context=context)
+    for index, concept in enumerate(concepts):
+        with ConceptEraser(unet, [concept], EMPTY) as eraser:
+            eraser.rows = (Row(0, True, 1),)
+            alone = unet(x[index : index + 1], t[:1], context=context[index : index + 1])
+        torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=1e-5)
