@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demo.toyland.model import LatentDiffusion
 from demo.toyland.pipeline import ddim, predict, to_images
 from demo.toyland.prompts import chunks_of, encode_chunks, stack_contexts
-from eiup.attention import attention, merge_heads, split_heads
+from eiup.attention import merge_heads, split_heads
 
 from .cases import BenchCase
 from .method import Attacked, Generate, Predict, begin, contexts_of
@@ -83,7 +84,7 @@ class _TwinAttention:
             if self.step >= self.self_until or q.shape[2] > self.SMALL:
                 return None
             count = len(self.positions)
-            return self._replace(args[0], attention(q[:count], k[:count], v[count:], layer.scale))
+            return self._replace(args[0], F.scaled_dot_product_attention(q[:count], k[:count], v[count:]))
 
         return hook
 

@@ -1,125 +1,130 @@
 """The equations of EIUP on tensors (arXiv 2408.01014, Algorithm 1).
 
-Shapes: ``B`` rows of a U-Net batch, ``N`` image positions, ``H`` heads of width ``d``, ``K`` concepts
-with contexts of ``T`` tokens, of which the ``J`` columns named by ``columns`` are the concepts' own
-(no BOS, EOS, padding), all concepts together.
+Shapes: ``R`` rows of a U-Net batch, ``N`` image positions, ``C = H*d`` channels in ``H`` heads of width
+``d``, ``K`` concepts with contexts of ``T`` tokens, of which the columns ``J_k`` are concept ``k``'s own (no
+BOS, EOS, padding).
 
 Each concept has a softmax of its own, so that concepts do not influence one another::
 
     M_k = softmax(Q K_k' / sqrt d)          F_k = sum over j in J_k of M_k[:, j] V_k[j]
     O   = O_p - sum over k of c_k F_k       c_k = s(t) w_k g_k f_k
+
+``F_k`` is one attention of its own over values that are zero but for the columns ``J_k``, so that all of them
+are one call of a fused attention, in whatever precision the queries have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Attention logits of one slice of positions, in elements: bounds the memory of many concepts. On a CPU
-# a slice that stays in the cache, and in memory that need not be fetched anew, costs half the time.
-_SLICE_ELEMENTS = 2**25
-_SLICE_ELEMENTS_CPU = 2**18
+from .precision import full_precision
+
+# Elements of the features that are held at once: bounds the memory of many concepts. On a CPU, what stays in
+# the cache costs less.
+_ELEMENTS = 2**25
+_ELEMENTS_CPU = 2**21
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """``[B, N, H*d]`` -> ``[B, H, N, d]``."""
+    """``[..., N, H*d]`` -> ``[..., H, N, d]``."""
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """``[B, H, N, d]`` -> ``[B, N, H*d]``."""
+    """``[..., H, N, d]`` -> ``[..., N, H*d]``."""
     return x.transpose(-3, -2).flatten(-2)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """``softmax(q k' scale) v``: ``[B, H, N, d]`` for ``q [B, H, N, d]`` and ``k, v [H, T, d]``.
+def outputs(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """``softmax(Q K' / sqrt d) V`` for each of ``K`` contexts: ``[K, R, N, C]``.
 
-    ``scale`` is ``1 / sqrt d`` in the paper. Logits and softmax are in float32.
+    ``queries [R, N, C]``; ``keys, values [K, H, T, d]``. With values that are zero but for a concept's own
+    tokens, these are the features ``F_k``.
     """
-    logits = torch.matmul(q, k.transpose(-1, -2)).float() * scale
-    return torch.matmul(logits.softmax(dim=-1).to(v.dtype), v)
+    # All rows share the contexts, so that they are one long row of positions, and nothing is copied.
+    q = split_heads(queries.flatten(0, 1), keys.shape[1])
+    attended = F.scaled_dot_product_attention(q.expand(len(keys), *q.shape), keys, values)
+    return merge_heads(attended).unflatten(1, queries.shape[:2])
 
 
-def attention_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """All ``M_k``: ``[B, H, N, K, T]`` for ``q [B, H, N, d]`` and ``k [K, H, T, d]``, each ``M_k``
-    normalised over its own ``T`` tokens, in ``q``'s dtype."""
-    concepts, _, tokens, _ = k.shape
-    flat = k.transpose(0, 1).flatten(1, 2)
-    logits = torch.matmul(q * scale, flat.transpose(-1, -2)).float()
-    return logits.unflatten(-1, (concepts, tokens)).softmax(dim=-1).to(q.dtype)
+def suppression(
+    queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor | None, norms: Tensor
+) -> Tensor:
+    """``sum over k of c_k F_k``: ``[R, N, C]``. Arguments as in :func:`outputs`.
 
-
-def token_maps(q: Tensor, k: Tensor, columns: Tensor, scale: float) -> Tensor:
-    """The columns of the concepts' own tokens: ``[B, H, N, J]``.
-
-    ``columns [J]`` indexes the flattened ``K * T`` tokens. Works through the positions in slices, so
-    that many concepts at a high resolution do not need the whole of ``attention_maps`` at once.
+    ``weights`` broadcasts to ``[K, R, N, 1]``; None where the values are multiplied by ``c_k`` already. Puts
+    ``||c_k F_k||`` over heads and positions into ``norms [K, R]``.
     """
-    batch, heads, positions, _ = q.shape
-    concepts, _, tokens, _ = k.shape
-    elements = _SLICE_ELEMENTS_CPU if q.device.type == "cpu" else _SLICE_ELEMENTS
-    step = max(1, elements // max(1, batch * heads * concepts * tokens))
-    parts = [
-        attention_maps(q[:, :, start : start + step], k, scale).flatten(-2).index_select(-1, columns)
-        for start in range(0, positions, step)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    total: Tensor | None = None
+    for part in _slices(len(keys), queries):
+        features = outputs(queries, keys[part], values[part])
+        if weights is not None:
+            features = features * weights[part]
+        torch.linalg.vector_norm(features.detach().flatten(2), dim=-1, dtype=torch.float32, out=norms[part])
+        change = features[0] if len(features) == 1 else features.sum(0)
+        total = change if total is None else total + change
+    return total
 
 
-def correction(maps: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
-    """``sum over k of c_k F_k``, per head: ``[B, H, N, d]``.
-
-    ``maps [B, H, N, J]``, ``values [H, J, d]``, ``coefficients [B, J]``: ``c_k`` of each row, repeated
-    for each token of concept ``k``.
-    """
-    return torch.matmul(maps * coefficients[:, None, None, :], values)
-
-
-def feature_energy(maps: Tensor, values: Tensor, owner: Tensor, concepts: int) -> Tensor:
-    """``||F_k||^2`` summed over heads and positions: ``[B, K]``, without forming any ``F_k``.
-
-    ``owner [J]`` says which concept a column belongs to. With ``G = V V'`` the energy is the sum of
-    ``M_k G M_k'`` over positions.
-    """
-    gram = _gram(values, owner)
-    maps = maps.float()
-    overlap = torch.matmul(maps.transpose(-1, -2), maps)
-    per_column = (overlap * gram).sum(dim=(1, 3))
-    return per_column.new_zeros(per_column.shape[0], concepts).index_add_(1, owner, per_column)
+def feature_map(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """``||F_k||`` at each position, over all heads: ``[K, R, N]``. Arguments as in :func:`outputs`."""
+    return torch.cat(
+        [
+            torch.linalg.vector_norm(outputs(queries, keys[part], values[part]), dim=-1, dtype=torch.float32)
+            for part in _slices(len(keys), queries)
+        ]
+    )
 
 
-def feature_map(maps: Tensor, values: Tensor, owner: Tensor, concepts: int) -> Tensor:
-    """``||F_k||`` at each position, over all heads: ``[B, N, K]``. Arguments as in :func:`feature_energy`."""
-    maps = maps.float()
-    per_column = (torch.matmul(maps, _gram(values, owner)) * maps).sum(dim=1)
-    squared = per_column.new_zeros(*per_column.shape[:2], concepts).index_add_(2, owner, per_column)
-    return squared.clamp_min(0).sqrt()
+def presence(prompt: Tensor, concepts: Tensor, empty: Tensor) -> Tensor:
+    """How much of each concept the prompt is about to bring in: ``a_k``, ``[R, K]``.
 
-
-def _gram(values: Tensor, owner: Tensor) -> Tensor:
-    """``G = V V'`` of each concept's own tokens, ``[H, J, J]``."""
-    same = owner[:, None] == owner[None, :]
-    return torch.matmul(values.float(), values.float().transpose(-1, -2)) * same
-
-
-def presence(prompt: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
-    """How much of a concept the prompt is about to bring in: ``a_k`` of each row, ``[B]``.
-
-    ``a = <O_p - O_0, O_k - O_0> / ||O_k - O_0||^2`` over heads and positions, where ``O_p``, ``O_k`` and
-    ``O_0`` (each ``[B, N, H*d]``) are the attention outputs for the prompt, the concept and the empty
-    prompt under the same queries. About 0 where the prompt has nothing of the concept, 1 where it is
+    ``a = <O_p - O_0, O_k - O_0> / ||O_k - O_0||^2`` over heads and positions, where ``O_p [R, N, C]``,
+    ``O_k [K, R, N, C]`` and ``O_0 [R, N, C]`` are the attention outputs for the prompt, the concepts and the
+    empty prompt under the same queries. About 0 where the prompt has nothing of the concept, 1 where it is
     the concept.
     """
-    direction = (concept - empty).float()
-    along = ((prompt - empty).float() * direction).sum(dim=(1, 2))
-    return along / direction.square().sum(dim=(1, 2)).clamp_min(1e-12)
+    with full_precision(prompt.device):
+        directions = _directions(concepts, empty)
+        return _presence(prompt, directions, empty, torch.linalg.vector_norm(directions, dim=-1))
 
 
-def projection(prompt: Tensor, concept: Tensor, empty: Tensor, weight: float, maximum: float = 3.0) -> Tensor:
-    """What takes the concept's direction out of ``prompt``: ``w clamp(a, 0, 3) (O_k - O_0)``.
+def projection(
+    prompt: Tensor, concepts: Tensor, empty: Tensor, weights: Tensor, norms: Tensor, maximum: float = 3.0
+) -> Tensor:
+    """What takes the concepts' directions out of ``prompt``, ``[R, N, C]`` in float32::
 
-    Arguments as in :func:`presence`. With ``w = 1`` and ``a`` in the bounds nothing of the direction is left;
-    ``w = 2`` mirrors it.
+        sum over k of w_k clamp(a_k, 0, 3) (O_k - O_0)
+
+    ``weights [R, K]``; other arguments as in :func:`presence`. With ``w = 1`` and ``a`` in the bounds nothing
+    of the direction is left; ``w = 2`` mirrors it. Puts each concept's part's norm into ``norms [K, R]``.
     """
-    amount = weight * presence(prompt, concept, empty).clamp(0, maximum)
-    return amount[:, None, None] * (concept - empty).float()
+    with full_precision(prompt.device):
+        directions = _directions(concepts, empty)
+        lengths = torch.linalg.vector_norm(directions, dim=-1)
+        amount = weights * _presence(prompt, directions, empty, lengths).clamp(0, maximum)
+        torch.mul(amount.detach().T, lengths.detach().T, out=norms)
+        return torch.bmm(amount[:, None], directions).view_as(prompt)
+
+
+def _directions(concepts: Tensor, empty: Tensor) -> Tensor:
+    """``O_k - O_0``, ``[R, K, N*C]`` in float32."""
+    return (concepts.float() - empty).flatten(2).transpose(0, 1)
+
+
+def _presence(prompt: Tensor, directions: Tensor, empty: Tensor, lengths: Tensor) -> Tensor:
+    """``[R, K]`` of ``directions [R, K, N*C]``, which have these ``lengths [R, K]``."""
+    moved = (prompt.float() - empty).flatten(1)[:, :, None]
+    return torch.bmm(directions, moved)[..., 0] / lengths.square().clamp_min(1e-12)
+
+
+def _slices(concepts: int, queries: Tensor) -> Iterator[slice]:
+    """Parts of the concepts whose features are held at once."""
+    most = _ELEMENTS_CPU if queries.device.type == "cpu" else _ELEMENTS
+    step = max(1, most // queries.numel())
+    for start in range(0, concepts, step):
+        yield slice(start, start + step)

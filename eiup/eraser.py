@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import attention
-from .errors import ErasureError, UnsupportedModelError
+from .correction import Corrections, as_index
+from .errors import ErasureError, NotFiniteError, UnsupportedModelError
 from .evidence import ImageEvidence, Recorder
 from .gate import Decision, PromptGate
 from .maps import FormingMaps
@@ -20,6 +21,9 @@ from .rows import Rows
 from .schedule import Window, progress
 from .unet_call import UNetCall
 from .watch import BeginAnew, Watch
+
+# How many decisions of the gate are kept: prompts may alternate from step to step.
+_DECISIONS = 4
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -75,57 +79,33 @@ def layer_values(transform: ContextTransform | None = None) -> Callable[[nn.Modu
 
 
 class _LayerConcepts:
-    """The concepts as one attention layer sees them; computed once a sampling pass."""
+    """The concepts as one attention layer sees them; computed once a sampling pass.
 
-    def __init__(self, layer: nn.Module, eraser: ConceptEraser):
+    ``keys [K, H, T, d]`` and ``values`` are the concepts' own: zero but for their tokens. ``all_keys`` and
+    ``all_values [K + 1, H, T, d]`` are those of whole contexts, the empty prompt's last.
+    """
+
+    def __init__(self, layer: nn.Module, eraser: ConceptEraser, dtype: torch.dtype):
         self.layer = layer
-        self.eraser = eraser
         contexts = torch.stack([*(c.context for c in eraser.concepts), eraser.empty])
-        # [K, H, T, d]; the empty prompt is the last.
-        self.k, self.v = self.project(contexts)
-        self.scale = getattr(layer, "scale", None) or self.k.shape[-1] ** -0.5
-        self._selections: dict[tuple[int, ...], _Selection] = {}
+        contexts = contexts.to(next(layer.to_k.parameters()).device, eraser.context_dtype)
+        for_k, for_v = eraser.context_transform(layer, contexts)
+        keys = attention.split_heads(layer.to_k(for_k), layer.heads)
+        scale = getattr(layer, "scale", None)
+        if scale:  # what a fused attention divides by itself, sqrt d, is already in the keys
+            keys = keys * (scale * keys.shape[-1] ** 0.5)
+        self.all_keys = keys.to(dtype)
+        self.all_values = attention.split_heads(layer.to_v(for_v), layer.heads).to(dtype)
+        own = torch.zeros(len(eraser.concepts), contexts.shape[1])
+        for index, concept in enumerate(eraser.concepts):
+            own[index, list(concept.tokens)] = 1.0
+        self.keys = self.all_keys[:-1]
+        self.values = self.all_values[:-1] * own.to(self.all_values, non_blocking=True)[:, None, :, None]
 
-    def project(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[B, H, T, d]`` of contexts ``[B, T, C]``."""
-        contexts = contexts.to(next(self.layer.to_k.parameters()).device)
-        for_k, for_v = self.eraser.context_transform(self.layer, contexts)
-        return (
-            attention.split_heads(self.layer.to_k(for_k), self.layer.heads),
-            attention.split_heads(self.layer.to_v(for_v), self.layer.heads),
-        )
-
-    def selection(self, concepts: tuple[int, ...]) -> _Selection:
-        """What the correction for these concepts needs."""
-        if concepts not in self._selections:
-            self._selections[concepts] = _Selection(self, concepts)
-        return self._selections[concepts]
-
-    def outputs(self, q: Tensor) -> list[Tensor]:
-        """Attention outputs ``[R, N, H*d]`` for each context: every ``O_k``, and ``O_0`` at the end."""
-        return [
-            attention.merge_heads(attention.attention(q, k, v, self.scale)) for k, v in zip(self.k, self.v)
-        ]
-
-
-class _Selection:
-    """Keys, own tokens' columns and values of some of the concepts in one layer."""
-
-    def __init__(self, all_concepts: _LayerConcepts, concepts: tuple[int, ...]):
-        tokens = all_concepts.k.shape[2]
-        device = all_concepts.k.device
-        pairs = [
-            (index, index * tokens + j)
-            for index, concept in enumerate(concepts)
-            for j in all_concepts.eraser.concepts[concept].tokens
-        ]
-        self.count = len(concepts)
-        self.owner = torch.tensor([index for index, _ in pairs], device=device)
-        self.columns = torch.tensor([column for _, column in pairs], device=device)
-        index = torch.tensor(concepts, device=device)
-        self.k = all_concepts.k[index]
-        # [H, J, d]: the values of the concepts' own tokens.
-        self.values = all_concepts.v[index].transpose(0, 1).flatten(1, 2)[:, self.columns]
+    def outputs(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention outputs for queries ``[R, N, C]``: every ``O_k [K, R, N, C]``, and ``O_0 [R, N, C]``."""
+        outputs = attention.outputs(queries, self.all_keys, self.all_values)
+        return outputs[:-1], outputs[-1]
 
 
 class ConceptEraser:
@@ -187,13 +167,16 @@ class ConceptEraser:
         self.opened: set[int] = set()
         self._images: set[int] = set()
         self.recorder = Recorder([c.name for c in self.concepts])
+        self.context_dtype = empty.dtype
         self._weights = torch.tensor([c.weight for c in self.concepts])
         self._wanted = [k for k, concept in enumerate(self.concepts) if concept.weight > 0]
         self._per_layer: dict[nn.Module, _LayerConcepts] = {}
         self._queries: dict[nn.Module, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._call: UNetCall | None = None
-        self._decided: tuple[Tensor, Decision] | None = None
+        self._corrections = Corrections()
+        self._decided: list[tuple[Tensor, Decision]] = []
+        self._indices: dict[tuple[int, ...], slice | Tensor] = {}
 
     def evidence(self) -> dict[int, ImageEvidence]:
         """What was measured and suppressed so far, by the image's index in the batch."""
@@ -246,7 +229,7 @@ class ConceptEraser:
             self.watch.close()
         if self.maps is not None:
             self.maps.close()
-        self.recorder.calls[:0] = previous.recorder.calls
+        self.recorder.go_on_from(previous.recorder)
 
     def begin_anew(self) -> None:
         """Forget the sampling pass so far, but for what was seen in it."""
@@ -255,7 +238,8 @@ class ConceptEraser:
         if self.maps is not None:
             self.maps.close()
         self.opened.clear()
-        self.recorder.calls.clear()
+        self._forget_decisions()
+        self.recorder.clear()
         if self.tally is not None:
             self.tally.clear()
 
@@ -288,8 +272,14 @@ class ConceptEraser:
             handle.remove()
         self._handles.clear()
         self._per_layer.clear()
+        self._indices.clear()
+        self._forget_decisions()
         self._end_call()
-        self._call = self._decided = self.rows = None
+        self._call = self.rows = None
+
+    def _forget_decisions(self) -> None:
+        self._corrections.clear()
+        self._decided.clear()
 
     # ------------------------------------------------------------------------------------- hooks
 
@@ -305,38 +295,57 @@ class ConceptEraser:
                 "conditional cannot be told. Another extension may call the model by itself: disable it, "
                 "or EIUP"
             )
-        at = progress(float(timesteps.flatten()[0]), self.training_steps)
+        index = self._index(rows, x.device)
+        contexts = context[index]
+        self.context_dtype = context.dtype
+        timestep, decision = self._read(timesteps, contexts)
+        at = progress(timestep, self.training_steps)
         if self.watch is not None and not self.suspended:
             self.watch.check(at)
         maps = self.maps is not None and self.maps.collects(at)
         if self.surveying and not maps:
             raise BeginAnew
         size = tuple(x.shape[-2:])
-        call = self._call = UNetCall(rows, at, self._weights * self.window(at), size, x.device)
+        call = self._call = UNetCall(rows, index, at, self._weights * self.window(at), size, x.device)
         # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
-        call.measures = not self.recorder.calls
+        call.measures = self.recorder.is_empty
         call.looks = self.watch is not None and self.watch.looks(at)
         call.maps = maps
         self._images.update(row.image for row in rows)
         if call.erased and self.gate is not None:
-            call.apply(self._decide(call.select(context)))
+            call.apply(decision or self._decide(contexts))
         if call.erased and self.watch is not None:
             call.follow(self.watch)
-        call.settle()
+        call.settle(self._corrections, len(self.layers))
         self.opened.update(call.active_images)
         if self.suspended:
-            call.corrects = False
+            call.suspend()
+
+    def _index(self, rows: Rows, device: torch.device) -> slice | Tensor:
+        """Where the erased ones among the rows are."""
+        erased = tuple(index for index, row in enumerate(rows) if row.erased)
+        if erased not in self._indices:
+            self._indices[erased] = as_index(erased, device)
+        return self._indices[erased]
+
+    def _read(self, timesteps: Tensor, contexts: Tensor) -> tuple[float, Decision | None]:
+        """The timestep, and the gate's decision where it was made already for rows with these contexts: the
+        one transfer of a U-Net call, since each waits for all that the device has still to do."""
+        decided = [(known, d) for known, d in self._decided if known.shape == contexts.shape]
+        alike = [(known == contexts).all() for known, _ in decided]
+        timestep, *same = torch.stack([x.float() for x in (timesteps.flatten()[0], *alike)]).tolist()
+        return timestep, next((d for (_, d), is_same in zip(decided, same) if is_same), None)
 
     def _decide(self, contexts: Tensor) -> Decision:
-        """The gate's decision for rows with these contexts, which mostly are those of the last call."""
-        if self._decided is not None:
-            known, decision = self._decided
-            if known.shape == contexts.shape and torch.equal(known, contexts):
-                return decision
+        """The gate's decision for rows with these contexts, on the CPU; kept for later calls."""
         decision = self.gate(contexts)
+        read = torch.stack([decision.presence, decision.gate, decision.factor]).cpu()
+        if not read.isfinite().all():
+            raise NotFiniteError("what tells whether the prompt brings a concept in")
+        decision = Decision(*read)
         if self.mode == "strict":
             decision = replace(decision, gate=torch.ones_like(decision.gate))
-        self._decided = (contexts.clone(), decision)
+        self._decided = [(contexts.clone(), decision), *self._decided[: _DECISIONS - 1]]
         return decision
 
     def _after_unet(self, unet: nn.Module, args: tuple, output: Tensor) -> None:
@@ -354,11 +363,10 @@ class ConceptEraser:
                 f"only {call.layers} of the U-Net's {len(self.layers)} text cross-attention layers were "
                 "corrected. Another extension may have replaced the others: disable it, or EIUP"
             )
-        images = [call.rows[row].image for row in call.erased]
         if call.maps:
-            self.maps.see(images, call.index, call.progress)
+            self.maps.see(call.images, call.index, call.progress)
         if call.looks:
-            self.opened |= self.watch.look(call.index, images, self._wanted, call.latent_size)
+            self.opened |= self.watch.look(call.index, call.images, self._wanted, call.latent_size)
         self.recorder.add(call.evidence())
 
     def _end_call(self) -> None:
@@ -383,7 +391,7 @@ class ConceptEraser:
             call = self._call
             if call is None or not call.erased:
                 return None
-            first = call.layers == 0
+            number = call.layers
             call.layers += 1
             if not (call.needs_queries or self._maps(layer)):
                 return None
@@ -393,61 +401,39 @@ class ConceptEraser:
             concepts = self._per_layer.get(layer)
             if concepts is None:
                 # Lazily, since the host may bring a block's weights to the device only now.
-                concepts = self._per_layer[layer] = _LayerConcepts(layer, self)
+                concepts = self._per_layer[layer] = _LayerConcepts(layer, self, queries.dtype)
             outputs = args[0]
-            if first and call.presence is None:
-                self._measure(call, queries, outputs, concepts)
+            if number == 0 and call.presence is None:
+                call.presence = attention.presence(
+                    call.select(outputs), *concepts.outputs(call.select(queries))
+                )
             if self._maps(layer):
-                self._map(call, queries, concepts)
-            if not call.corrects:
+                features = attention.feature_map(call.select(queries), concepts.keys, concepts.values)
+                self.maps.add(call.images, call.progress, features.permute(1, 2, 0), call.latent_size)
+            if call.correction is None:
                 return None
-            q = attention.split_heads(call.select_active(queries), layer.heads)
-            prompt = call.select_active(outputs)
-            change = (
-                self._project(call, q, prompt, concepts)
-                if self.mode == "projection"
-                else self._suppress(call, q, concepts)
-            )
-            call.base = call.base + prompt.float().square().sum(dim=(1, 2))
-            return (call.subtract(outputs, change.to(outputs.dtype)), *args[1:])
+            return (self._corrected(call, call.norms[number], queries, outputs, concepts), *args[1:])
 
         return hook
-
-    def _measure(self, call: UNetCall, queries: Tensor, outputs: Tensor, concepts: _LayerConcepts) -> None:
-        """Presence ``a`` in the first layer, ``[R, K]``."""
-        q = attention.split_heads(call.select(queries), concepts.layer.heads)
-        prompt = call.select(outputs)
-        *of_concepts, empty = concepts.outputs(q)
-        call.presence = torch.stack([attention.presence(prompt, o, empty) for o in of_concepts], dim=1)
 
     def _maps(self, layer: nn.Module) -> bool:
         return self._call.maps and layer is self.maps.layer
 
-    def _map(self, call: UNetCall, queries: Tensor, concepts: _LayerConcepts) -> None:
-        """Where the concepts are forming, for the maps."""
-        q = attention.split_heads(call.select(queries), concepts.layer.heads)
-        selection = concepts.selection(tuple(range(len(self.concepts))))
-        maps = attention.token_maps(q, selection.k, selection.columns, concepts.scale)
-        features = attention.feature_map(maps, selection.values, selection.owner, selection.count)
-        images = [call.rows[row].image for row in call.erased]
-        self.maps.add(images, call.progress, features, call.latent_size)
-
-    def _suppress(self, call: UNetCall, q: Tensor, concepts: _LayerConcepts) -> Tensor:
-        """``sum over k of c_k F_k`` for the active rows and concepts."""
-        selection = concepts.selection(call.concepts)
-        maps = attention.token_maps(q, selection.k, selection.columns, concepts.scale)
-        places = call.places(maps.shape[2])
-        if places is not None:
-            maps = maps * places[:, None, :, selection.owner].to(maps.dtype)
-        energy = attention.feature_energy(maps, selection.values, selection.owner, selection.count)
-        call.energy = call.energy + energy * call.active_coefficients.square()
-        coefficients = call.active_coefficients[:, selection.owner].to(maps.dtype)
-        return attention.merge_heads(attention.correction(maps, selection.values, coefficients))
-
-    def _project(self, call: UNetCall, q: Tensor, prompt: Tensor, concepts: _LayerConcepts) -> Tensor:
-        """``sum over k of w_k clamp(a_k, 0, 3) (O_k - O_0)`` for the active rows and concepts."""
-        *of_concepts, empty = concepts.outputs(q)
-        weights = call.weights.tolist()
-        changes = [attention.projection(prompt, of_concepts[k], empty, weights[k]) for k in call.concepts]
-        call.energy = call.energy + torch.stack([c.square().sum(dim=(1, 2)) for c in changes], dim=1)
-        return sum(changes)
+    def _corrected(
+        self, call: UNetCall, norms: Tensor, queries: Tensor, outputs: Tensor, concepts: _LayerConcepts
+    ) -> Tensor:
+        """``outputs [B, N, C]`` less what is suppressed; what is measured goes into ``norms [K + 1, R]``."""
+        correction = call.correction
+        prompt, queries = outputs[correction.index], queries[correction.index]
+        torch.linalg.vector_norm(prompt.detach().flatten(1), dim=-1, dtype=torch.float32, out=norms[-1])
+        if self.mode == "projection":
+            of_concepts, empty = concepts.outputs(queries)
+            of_concepts = of_concepts[correction.concept_index]
+            change = attention.projection(prompt, of_concepts, empty, correction.on_device, norms[:-1])
+        else:
+            keys, values = correction.keys_and_values(concepts.layer, concepts.keys, concepts.values)
+            weights = correction.weights(prompt.shape[1], queries.dtype)
+            change = attention.suppression(queries, keys, values, weights, norms[:-1])
+        corrected = outputs.clone()
+        corrected[correction.index] -= change
+        return corrected

@@ -40,5 +40,15 @@ class ErasureError(EiupError):
         super().__init__(f"EIUP: {message}", 500)
 
 
+class NotFiniteError(ErasureError):
+    """``what`` is infinite or not a number: half precision has overflowed."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"in half precision, {what} overflowed, so the image could not be erased as asked. Lower the "
+            "strength, the weights of concepts or of LoRAs, or start the webui with --no-half"
+        )
+
+
 class UnsupportedModelError(ErasureError):
     """The model has no text cross-attention that concepts could be erased in."""

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
+import torch
 from torch import Tensor
 
+from .errors import NotFiniteError
 from .rows import Rows
 
 
@@ -69,18 +71,28 @@ class ImageEvidence:
 class CallEvidence:
     """One U-Net call.
 
-    Its erased ``rows [R]``, which of them were ``corrected [R]``, ``presence [R, K]`` where it was measured,
-    ``gate [R, K]``, and over all layers the sums of ``||c_k F_k||^2`` (``energy [R, K]``) and of
-    ``||O_p||^2`` (``base [R]``).
+    Its erased ``rows [R]``, which of them were corrected (``active``) and of which ``concepts``; ``presence
+    [R, K]`` where it was measured, ``gate [R, K]``; and ``norms [L, k + 1, r]``, in each of ``L`` layers, of
+    the ``k`` concepts and ``r`` rows that were corrected: ``||c_k F_k||`` and, at the end, ``||O_p||``.
     """
 
     rows: Rows
     progress: float
-    corrected: list[bool]
+    active: tuple[int, ...]
+    concepts: tuple[int, ...]
     presence: Tensor | None
     gate: Tensor
-    energy: Tensor
-    base: Tensor
+    norms: Tensor | None
+
+    def energy_and_base(self) -> tuple[Tensor, Tensor]:
+        """Over all layers, the sums of ``||c_k F_k||^2``, ``[R, K]``, and of ``||O_p||^2``, ``[R]``."""
+        energy, base = torch.zeros_like(self.gate), torch.ones(len(self.rows))
+        if self.norms is not None:
+            *of_concepts, of_prompt = self.norms.square().sum(0)
+            rows = torch.tensor(self.active)
+            energy[rows[:, None], torch.tensor(self.concepts)] = torch.stack(of_concepts, dim=1)
+            base[rows] = of_prompt
+        return energy, base
 
 
 @dataclass
@@ -92,39 +104,61 @@ class _Step:
 
 
 class Recorder:
-    """Collects one sampling pass. Measurements stay on the device until :meth:`images` is called."""
+    """Collects one sampling pass. Measurements stay on the device until they are read."""
 
     def __init__(self, names: list[str]):
         self.names = names
-        self.calls: list[CallEvidence] = []
+        self._read: list[CallEvidence] = []
+        self._unread: list[CallEvidence] = []
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._read or self._unread)
 
     def add(self, call: CallEvidence) -> None:
-        self.calls.append(call)
+        self._unread.append(call)
+
+    def clear(self) -> None:
+        self._read.clear()
+        self._unread.clear()
+
+    def go_on_from(self, previous: Recorder) -> None:
+        """The calls of ``previous`` come before those of this one."""
+        self._read[:0] = previous.read()
+
+    def read(self) -> list[CallEvidence]:
+        """All calls, their measurements on the CPU; at one go, since each transfer waits for the device.
+
+        Raises :class:`NotFiniteError` where something is not finite that was measured, and so subtracted.
+        """
+        measured = [call.norms for call in self._unread if call.norms is not None]
+        numbers = torch.cat([norms.flatten() for norms in measured]).cpu() if measured else torch.zeros(0)
+        parts = iter(numbers.split([norms.numel() for norms in measured]))
+        for call in self._unread:
+            norms = None if call.norms is None else next(parts).view(call.norms.shape)
+            presence = None if call.presence is None else call.presence.detach().cpu()
+            self._read.append(replace(call, norms=norms, presence=presence))
+            if not all(x is None or x.isfinite().all() for x in (norms, presence)):
+                raise NotFiniteError("the attention to the concepts")
+        self._unread.clear()
+        return self._read
 
     def images(self) -> dict[int, ImageEvidence]:
-        """The evidence of each image, by its index in the batch."""
+        """The evidence of each image, by its index in the batch. Raises as :meth:`read` does."""
         steps: dict[int, dict[float, _Step]] = defaultdict(lambda: defaultdict(_Step))
         seen: dict[int, int] = defaultdict(int)
         corrected: dict[int, int] = defaultdict(int)
-        for call in self.calls:
-            presence = call.presence.tolist() if call.presence is not None else [None] * len(call.rows)
-            values = zip(
-                call.rows,
-                call.corrected,
-                presence,
-                call.gate.tolist(),
-                call.energy.tolist(),
-                call.base.tolist(),
-            )
-            for row, row_corrected, row_presence, row_gate, row_energy, row_base in values:
+        for call in self.read():
+            energy, base = call.energy_and_base()
+            for index, row in enumerate(call.rows):
                 step = steps[row.image][call.progress]
-                if row_presence is not None:
-                    step.presence.append(row_presence)
-                step.gate.append(row_gate)
-                step.energy.append(row_energy)
-                step.base.append(row_base)
+                if call.presence is not None:
+                    step.presence.append(call.presence[index].tolist())
+                step.gate.append(call.gate[index].tolist())
+                step.energy.append(energy[index].tolist())
+                step.base.append(base[index].item())
                 seen[row.image] += 1
-                corrected[row.image] += row_corrected
+                corrected[row.image] += index in call.active
         return {
             image: self._summary(by_progress, corrected[image], seen[image])
             for image, by_progress in sorted(steps.items())

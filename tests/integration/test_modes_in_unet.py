@@ -66,9 +66,9 @@ def test_with_all_gates_shut_nothing_is_computed(monkeypatch):
     unet = make_unet()
     x, t, _ = inputs(1)
     calls = []
-    original = attention.attention
+    original = attention.outputs
     gated = gated_eraser(unet, [make_concept(weight=2.0)])
-    monkeypatch.setattr(attention, "attention", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr(attention, "outputs", lambda *args: calls.append(1) or original(*args))
     with gated as eraser:
         for _ in range(3):
             eraser.rows = (Row(0, True, 1),)
@@ -211,20 +211,20 @@ def erased_at_the_bottom(unet, concept, context, weight, timesteps=WHOLE, window
     """A pass erased with ``weight``, of which at most 12 counts, in the last quarters of the image and a
     tenth of that in the others, and with half of ``weight`` all over behind the look."""
 
-    def correction(maps, values, coefficients):
-        side = round(maps.shape[2] ** 0.5)
+    def outputs(queries, keys, values):
+        side = round(queries.shape[1] ** 0.5)
         share = torch.full((side, side), 0.1)
         share[-max(1, math.ceil(side * quarters / 4)) :] = 1.0
-        return original(maps * share.flatten()[:, None], values, coefficients)
+        return original(queries, keys, values) * share.flatten()[:, None]
 
-    original = attention.correction
+    original = attention.outputs
     behind = next((i for i, t in enumerate(timesteps) if t <= 650), len(timesteps)) + 1
     with ConceptEraser(unet, [replace(concept, weight=min(12.0, weight))], EMPTY, window) as eraser:
-        attention.correction = correction
+        attention.outputs = outputs
         try:
             x = denoise(unet, eraser, context, [], timesteps[:behind])
         finally:
-            attention.correction = original
+            attention.outputs = original
     with ConceptEraser(unet, [replace(concept, weight=weight / 2)], EMPTY, window) as eraser:
         return denoise(unet, eraser, context, [], timesteps[behind:], x)
 

@@ -1,0 +1,119 @@
+"""What is subtracted in a U-Net call: decided once, and kept for the calls that decide alike."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .places import map_size, resize
+
+Places = Sequence[Sequence[Tensor | None]]
+
+
+class Correction:
+    """The coefficients ``c_k`` of the ``concepts`` in these ``rows`` of a batch, and where they count.
+
+    ``coefficients [R, K]`` are on the CPU; ``places[r][k]`` is ``[h, w]`` in 0..1, None for all over. What
+    the layers need of it is made on the ``device`` at its first use, and kept as long as the correction.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        concepts: tuple[int, ...],
+        coefficients: Tensor,
+        places: Places,
+        latent_size: tuple[int, int],
+        device: torch.device,
+    ):
+        self.rows, self.concepts, self.coefficients = tuple(rows), concepts, coefficients
+        self.index, self.concept_index = as_index(rows, device), as_index(concepts, device)
+        self._places, self._latent_size, self._device = places, latent_size, device
+        self._is_uniform = bool((coefficients == coefficients[0]).all())
+        self._has_places = any(place is not None for row in places for place in row)
+        self._weights: dict[int, Tensor] = {}
+        self._of_layer: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._on_device: Tensor | None = None
+
+    @property
+    def on_device(self) -> Tensor:
+        """``coefficients [R, K]`` on the device, in float32."""
+        if self._on_device is None:
+            self._on_device = self.coefficients.to(self._device, non_blocking=True)
+        return self._on_device
+
+    def keys_and_values(self, layer: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the ``keys, values [K, H, T, d]`` that a layer makes of all concepts, those of this correction;
+        the values multiplied by the coefficients, where all rows have the same."""
+        if layer not in self._of_layer:
+            values = values[self.concept_index]
+            if self._is_uniform:
+                values = values * self.on_device[0].to(values.dtype)[:, None, None, None]
+            self._of_layer[layer] = keys[self.concept_index], values
+        return self._of_layer[layer]
+
+    def weights(self, positions: int, dtype: torch.dtype) -> Tensor | None:
+        """What the features of a layer with so many positions are still to be multiplied by; it broadcasts to
+        ``[K, R, N, 1]``. None where the values have it already."""
+        if self._is_uniform and not self._has_places:
+            return None
+        if positions not in self._weights:
+            self._weights[positions] = self._weights_at(positions).to(self._device, dtype, non_blocking=True)
+        return self._weights[positions]
+
+    def _weights_at(self, positions: int) -> Tensor:
+        size = map_size(positions, *self._latent_size) if self._has_places else None
+        weights = torch.ones_like(self.coefficients) if self._is_uniform else self.coefficients
+        weights = weights.T[:, :, None, None]
+        if size is None:
+            return weights
+        all_over = torch.ones(size[0] * size[1])
+        places = torch.stack(
+            [
+                torch.stack([all_over if p is None else resize(p, size).flatten() for p in of_concept])
+                for of_concept in zip(*self._places)
+            ]
+        )
+        return weights * places[..., None]
+
+
+class Corrections:
+    """The corrections of the last U-Net calls, by what they depend on."""
+
+    KEPT = 4
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple, Correction] = OrderedDict()
+
+    def of(
+        self,
+        rows: Sequence[int],
+        concepts: tuple[int, ...],
+        coefficients: Tensor,
+        places: Places,
+        latent_size: tuple[int, int],
+        device: torch.device,
+    ) -> Correction:
+        """The correction with these arguments; the same one where they are those of one that is kept."""
+        # A place is known by its identity: the correction keeps it, so that no other has the same.
+        of_places = tuple(id(place) for row in places for place in row)
+        key = (tuple(rows), concepts, tuple(coefficients.flatten().tolist()), of_places, latent_size)
+        if key not in self._kept:
+            self._kept[key] = Correction(rows, concepts, coefficients, places, latent_size, device)
+            if len(self._kept) > self.KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+def as_index(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Rows as a slice where they are contiguous, which costs no copy."""
+    if rows and list(rows) == list(range(rows[0], rows[0] + len(rows))):
+        return slice(rows[0], rows[0] + len(rows))
+    return torch.tensor(rows, dtype=torch.long, device=device)
