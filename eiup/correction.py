@@ -55,6 +55,14 @@ class Correction:
             self._of_layer[layer] = keys[self.concept_index], values
         return self._of_layer[layer]
 
+    def subtract(self, outputs: Tensor, change: Tensor) -> Tensor:
+        """``outputs [B, N, C]`` less ``change [R, N, C]`` in the rows of this correction."""
+        corrected, change = outputs.clone(), change.to(outputs.dtype)
+        if isinstance(self.index, slice):
+            corrected[self.index].sub_(change)
+            return corrected
+        return corrected.index_add_(0, self.index, change, alpha=-1)
+
     def weights(self, positions: int, dtype: torch.dtype) -> Tensor | None:
         """What the features of a layer with so many positions are still to be multiplied by; it broadcasts to
         ``[K, R, N, 1]``. None where the values have it already."""

@@ -24,6 +24,8 @@ from .watch import BeginAnew, Watch
 
 # How many decisions of the gate are kept: prompts may alternate from step to step.
 _DECISIONS = 4
+# Of rows of which no gate decides.
+_UNDECIDED = Decision(*[torch.empty(0)] * 3)
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -68,12 +70,21 @@ def text_cross_attention(unet: nn.Module) -> dict[str, nn.Module]:
 
 
 def layer_values(transform: ContextTransform | None = None) -> Callable[[nn.Module, Tensor], Tensor]:
-    """A function that gives the values ``[B, T, H*d]`` which a layer makes of contexts ``[B, T, C]``."""
+    """A function that gives the values ``[B, T, H*d]`` which a layer makes of contexts ``[B, T, C]``.
+
+    Where the host keeps the layer's weights on another device until they are needed, they are brought to the
+    contexts' and back: a CPU may not compute in half precision, and autocast does not reach it.
+    """
 
     def values(layer: nn.Module, contexts: Tensor) -> Tensor:
-        there = contexts.to(next(layer.to_v.parameters()).device)
-        _, for_v = transform(layer, there) if transform else (there, there)
-        return layer.to_v(for_v).to(contexts.device)
+        home = next(layer.to_v.parameters()).device
+        _, for_v = transform(layer, contexts) if transform else (contexts, contexts)
+        if home == contexts.device:
+            return layer.to_v(for_v)
+        try:
+            return layer.to_v.to(contexts.device)(for_v)
+        finally:
+            layer.to_v.to(home)
 
     return values
 
@@ -298,7 +309,7 @@ class ConceptEraser:
         index = self._index(rows, x.device)
         contexts = context[index]
         self.context_dtype = context.dtype
-        timestep, decision = self._read(timesteps, contexts)
+        timestep, known = self._read(timesteps, contexts)
         at = progress(timestep, self.training_steps)
         if self.watch is not None and not self.suspended:
             self.watch.check(at)
@@ -307,13 +318,16 @@ class ConceptEraser:
             raise BeginAnew
         size = tuple(x.shape[-2:])
         call = self._call = UNetCall(rows, index, at, self._weights * self.window(at), size, x.device)
-        # Presence is stable over steps; where nothing is corrected, one measurement a pass is enough.
-        call.measures = self.recorder.is_empty
+        if known is None:
+            known = self._decide(contexts) if call.erased and self.gate is not None else _UNDECIDED
+            self._decided = [(contexts.clone(), known), *self._decided[: _DECISIONS - 1]]
+            # Presence is stable over steps: one measurement of each prompt is enough.
+            call.measures = True
         call.looks = self.watch is not None and self.watch.looks(at)
         call.maps = maps
         self._images.update(row.image for row in rows)
-        if call.erased and self.gate is not None:
-            call.apply(decision or self._decide(contexts))
+        if known is not _UNDECIDED:
+            call.apply(known)
         if call.erased and self.watch is not None:
             call.follow(self.watch)
         call.settle(self._corrections, len(self.layers))
@@ -329,15 +343,15 @@ class ConceptEraser:
         return self._indices[erased]
 
     def _read(self, timesteps: Tensor, contexts: Tensor) -> tuple[float, Decision | None]:
-        """The timestep, and the gate's decision where it was made already for rows with these contexts: the
-        one transfer of a U-Net call, since each waits for all that the device has still to do."""
+        """The timestep, and what was decided for rows with these contexts, None where they are new: the one
+        transfer of a U-Net call, since each waits for all that the device has still to do."""
         decided = [(known, d) for known, d in self._decided if known.shape == contexts.shape]
         alike = [(known == contexts).all() for known, _ in decided]
         timestep, *same = torch.stack([x.float() for x in (timesteps.flatten()[0], *alike)]).tolist()
         return timestep, next((d for (_, d), is_same in zip(decided, same) if is_same), None)
 
     def _decide(self, contexts: Tensor) -> Decision:
-        """The gate's decision for rows with these contexts, on the CPU; kept for later calls."""
+        """The gate's decision for rows with these contexts, on the CPU."""
         decision = self.gate(contexts)
         read = torch.stack([decision.presence, decision.gate, decision.factor]).cpu()
         if not read.isfinite().all():
@@ -345,7 +359,6 @@ class ConceptEraser:
         decision = Decision(*read)
         if self.mode == "strict":
             decision = replace(decision, gate=torch.ones_like(decision.gate))
-        self._decided = [(contexts.clone(), decision), *self._decided[: _DECISIONS - 1]]
         return decision
 
     def _after_unet(self, unet: nn.Module, args: tuple, output: Tensor) -> None:
@@ -403,7 +416,7 @@ class ConceptEraser:
                 # Lazily, since the host may bring a block's weights to the device only now.
                 concepts = self._per_layer[layer] = _LayerConcepts(layer, self, queries.dtype)
             outputs = args[0]
-            if number == 0 and call.presence is None:
+            if number == 0 and call.measures and call.presence is None:
                 call.presence = attention.presence(
                     call.select(outputs), *concepts.outputs(call.select(queries))
                 )
@@ -434,6 +447,4 @@ class ConceptEraser:
             keys, values = correction.keys_and_values(concepts.layer, concepts.keys, concepts.values)
             weights = correction.weights(prompt.shape[1], queries.dtype)
             change = attention.suppression(queries, keys, values, weights, norms[:-1])
-        corrected = outputs.clone()
-        corrected[correction.index] -= change
-        return corrected
+        return correction.subtract(outputs, change)

@@ -111,10 +111,6 @@ class Recorder:
         self._read: list[CallEvidence] = []
         self._unread: list[CallEvidence] = []
 
-    @property
-    def is_empty(self) -> bool:
-        return not (self._read or self._unread)
-
     def add(self, call: CallEvidence) -> None:
         self._unread.append(call)
 

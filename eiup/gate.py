@@ -37,6 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .calibration import ANCHORS, NEUTRAL_PROMPTS, NEUTRAL_WORDS, CalibrationCache, Encode
+from .errors import NotFiniteError
+from .precision import full_precision
 
 VERSION = 3
 LOW, HIGH = 0.5, 0.6
@@ -52,12 +54,9 @@ MORE_ANCHORS = (
 Values = Callable[[nn.Module, Tensor], Tensor]
 
 
-def cosines(prompt: Tensor, concept: Tensor, origin: Tensor) -> Tensor:
-    """``cos(v_j, u_c)``, ``[R, T, J]``, of values ``prompt [R, T, C']`` and ``concept [J, C']`` with the
-    value ``origin [C']``."""
-    u = F.normalize(concept.float() - origin.float(), dim=-1)
-    v = F.normalize(prompt.float() - origin.float(), dim=-1)
-    return v @ u.T
+def directions(values: Tensor, origin: Tensor) -> Tensor:
+    """What sets ``values [..., C']`` apart from ``origin [C']``: of length 1, in float32."""
+    return F.normalize(values.float() - origin.float(), dim=-1)
 
 
 class _Texts:
@@ -99,47 +98,6 @@ class Calibration:
         return cls(tuple(map(float, stored["origin"])), *tables)
 
 
-class _Concept:
-    """One concept of a gate: values ``[J, C']`` of its tokens and the origin's ``[C']`` by layer and, as
-    tensors ``[L, J]``, its calibration."""
-
-    def __init__(
-        self,
-        context: Tensor,
-        tokens: Sequence[int],
-        empty: Tensor,
-        layers: Mapping[str, nn.Module],
-        values: Values,
-        calibration: Calibration,
-    ):
-        self.values, self.origins, self.norms = _own_values(
-            context, tokens, empty, torch.tensor(calibration.origin).to(context), layers, values
-        )
-        tables = (calibration.neutral, calibration.anchor, calibration.keeps())
-        self.neutral, self.anchor, self.keep = (
-            torch.tensor([list(table[name]) for name in layers], device=context.device) for table in tables
-        )
-        # A concept that nothing tells from neutral prompts is always erased: there is no way to know.
-        self.told = bool(self.keep.any())
-
-    def __call__(self, norms: Tensor, prompt: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """``z`` and what ``f`` is a power of, each ``[R]``, of prompts with these ``norms [R, T]`` and values
-        ``[R, T, C']`` by layer."""
-        if not self.told:
-            return torch.ones(len(norms), device=norms.device), torch.ones(len(norms), device=norms.device)
-        cos = torch.stack([cosines(prompt[n], self.values[n], self.origins[n]) for n in self.values], dim=1)
-        span = (self.anchor - self.neutral).clamp_min(MIN_SPAN)
-        emphasis = norms[:, None, :, None] / self.norms
-
-        z = self._mean((cos.amax(2) - self.neutral) / span)
-        return z, self._mean((emphasis * cos).amax(2))
-
-    def _mean(self, by_layer: Tensor) -> Tensor:
-        """Over the layers kept, ``[R, L, J]``, and then the largest of the tokens kept in any, ``[R]``."""
-        mean = (by_layer * self.keep).sum(1) / self.keep.sum(0).clamp_min(1)
-        return mean[:, self.keep.any(0)].amax(1)
-
-
 def _own_values(
     context: Tensor,
     tokens: Sequence[int],
@@ -173,6 +131,61 @@ def decide(presence: Tensor, emphasis: Tensor) -> Decision:
     return Decision(presence, gate, emphasis.clamp_min(1).pow(EMPHASIS).clamp_max(MAX_FACTOR))
 
 
+class _Tokens:
+    """The tokens of those concepts of a gate that have one ``origin``, side by side: ``J`` in all.
+
+    By layer, directions ``[J, C']`` and the origin's value ``[C']``; norms ``[J]``; of the calibrations,
+    ``neutral``, ``span`` and ``keep``, each ``[L, J]``.
+    """
+
+    def __init__(self) -> None:
+        self.concepts: list[int] = []
+        self.owner: list[int] = []
+        self._parts: list[tuple[dict[str, Tensor], Tensor, Calibration]] = []
+
+    def add(self, concept: int, values: dict[str, Tensor], norms: Tensor, calibration: Calibration) -> None:
+        self.owner += [len(self.concepts)] * len(norms)
+        self.concepts.append(concept)
+        self._parts.append((values, norms, calibration))
+
+    def settle(self, origins: Mapping[str, Tensor]) -> None:
+        """All are added; ``origins`` are the origin's values."""
+        values, norms, calibrations = zip(*self._parts)
+        self.origins, self.norms = origins, torch.cat(norms)
+        self.directions = {n: torch.cat([directions(v[n], o) for v in values]) for n, o in origins.items()}
+        tables = ((c.neutral, c.anchor, c.keeps()) for c in calibrations)
+        self.neutral, anchor, self.keep = (
+            torch.cat([torch.tensor([table[n] for n in origins]) for table in of_kind], dim=1).to(self.norms)
+            for of_kind in zip(*tables)
+        )
+        self.span = (anchor - self.neutral).clamp_min(MIN_SPAN)
+        self._kept_layers = self.keep.sum(0)
+        # Of each concept its tokens, the first one again where it has fewer than others.
+        tokens = [[j for j, k in enumerate(self.owner) if k == index] for index in range(len(self.concepts))]
+        most = max(map(len, tokens))
+        self._of_concept = torch.tensor([t + t[:1] * (most - len(t)) for t in tokens], device=norms[0].device)
+
+    def __call__(self, norms: Tensor, prompt: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """``z`` and what ``f`` is a power of, each ``[R, K]``, of prompts with these ``norms [R, T]`` and
+        values ``[R, T, C']`` by layer."""
+        emphasis = norms[:, :, None] / self.norms
+        s, emphasised = [], []
+        for name, own in self.directions.items():
+            cos = directions(prompt[name], self.origins[name]) @ own.T
+            s.append(cos.amax(1))
+            emphasised.append((emphasis * cos).amax(1))
+        z = self._mean((torch.stack(s, dim=1) - self.neutral) / self.span)
+        return z, self._mean(torch.stack(emphasised, dim=1))
+
+    def _mean(self, by_layer: Tensor) -> Tensor:
+        """Over the layers kept, ``[R, L, J]``, and then the largest of a concept's tokens kept in any,
+        ``[R, K]``; 1 where none is: there is no way to know, so it counts as there."""
+        mean = (by_layer * self.keep).sum(1) / self._kept_layers.clamp_min(1)
+        mean = mean.masked_fill(self._kept_layers == 0, float("-inf"))
+        largest = mean[:, self._of_concept].amax(2)
+        return largest.masked_fill(largest == float("-inf"), 1.0)
+
+
 class PromptGate:
     """The gate of several concepts on one model, from prompts' contexts alone.
 
@@ -190,23 +203,36 @@ class PromptGate:
         calibrations: Sequence[Calibration],
     ):
         self.layers, self.values, self.empty = layers, values, empty
-        self.concepts = [
-            _Concept(context, own, empty, layers, values, calibration)
-            for context, own, calibration in zip(contexts, tokens, calibrations)
-        ]
+        self.calibrations = tuple(calibrations)
+        groups: dict[tuple[float, ...], _Tokens] = {}
+        origins: dict[tuple[float, ...], dict[str, Tensor]] = {}
+        for k, (context, own, calibration) in enumerate(zip(contexts, tokens, calibrations)):
+            origin = torch.tensor(calibration.origin).to(context)
+            of_tokens, of_origin, norms = _own_values(context, own, empty, origin, layers, values)
+            groups.setdefault(calibration.origin, _Tokens()).add(k, of_tokens, norms, calibration)
+            origins[calibration.origin] = of_origin
+        self._groups = list(groups.values())
+        with full_precision(empty.device):
+            for origin, group in groups.items():
+                group.settle(origins[origin])
+        # Where the concepts are among those of all groups.
+        order = [k for group in self._groups for k in group.concepts]
+        self._order = torch.tensor(order).argsort().to(empty.device)
 
     @property
     def untold(self) -> list[int]:
         """The concepts that nothing tells from neutral prompts on this model, so that every image counts as
         one of them."""
-        return [k for k, concept in enumerate(self.concepts) if not concept.told]
+        return [k for k, c in enumerate(self.calibrations) if not any(any(t) for t in c.keeps().values())]
 
     def __call__(self, contexts: Tensor) -> Decision:
         """For prompts' contexts ``[R, n*T, C]``."""
         texts = _Texts(contexts, self.empty)
         prompt = {n: self.values(layer, texts.contexts) for n, layer in self.layers.items()}
-        presence, emphasis = zip(*(concept(texts.norms, prompt) for concept in self.concepts))
-        return decide(torch.stack(presence, 1), torch.stack(emphasis, 1))
+        with full_precision(contexts.device):
+            presence, emphasis = zip(*(group(texts.norms, prompt) for group in self._groups))
+            presence, emphasis = (torch.cat(x, dim=1)[:, self._order] for x in (presence, emphasis))
+            return decide(presence, emphasis)
 
 
 # ------------------------------------------------------------------------------------ calibration
@@ -239,9 +265,14 @@ def calibrate(
     texts = _Texts(encode([*NEUTRAL_PROMPTS, *anchors]), empty).contexts
     neutral, anchor = {}, {}
     for name, layer in layers.items():
-        s = cosines(values(layer, texts), own[name], origins[name]).amax(1)
-        neutral[name] = tuple(s[: len(NEUTRAL_PROMPTS)].quantile(0.5, dim=0).tolist())
-        anchor[name] = tuple(s[len(NEUTRAL_PROMPTS) :].quantile(0.5, dim=0).tolist())
+        of_texts = values(layer, texts)
+        with full_precision(empty.device):
+            origin_value = origins[name]
+            s = (directions(of_texts, origin_value) @ directions(own[name], origin_value).T).amax(1)
+            neutral[name] = tuple(s[: len(NEUTRAL_PROMPTS)].quantile(0.5, dim=0).tolist())
+            anchor[name] = tuple(s[len(NEUTRAL_PROMPTS) :].quantile(0.5, dim=0).tolist())
+        if not s.isfinite().all():
+            raise NotFiniteError(f"what tells whether a prompt brings {concept!r} in")
     calibration = Calibration(tuple(origin.tolist()), neutral, anchor)
     if cache:
         cache.write(key, asdict(calibration))

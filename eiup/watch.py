@@ -45,6 +45,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .errors import NotFiniteError
 from .gate import LOW
 from .places import highest, map_size, widened
 from .probes import WATCHED_AT, Sight
@@ -257,7 +258,10 @@ class Watch:
         latents ``[H, W]``. Returns the images to begin anew."""
         late = self._looked_late_at is not None
         maps, next_erasure = (self._late_maps, self._next_late) if late else (self._maps, self._next_erasure)
-        for image, by_position in zip(images, self.sight.q(rows)):
+        q = self.sight.q(rows)
+        if not q.isfinite().all():
+            raise NotFiniteError("what tells whether a concept is forming")
+        for image, by_position in zip(images, q):
             # The webui may make a U-Net call of each row of an image.
             maps[image] = torch.maximum(maps.get(image, by_position), by_position)
         for image in set(images):
