@@ -19,10 +19,10 @@ class ConceptEvidence:
     """One concept in one image.
 
     ``presence`` is about 0 where the prompt brings nothing of the concept in, about 1 where it names it: the
-    mean over steps of a gate's ``z`` (:mod:`eiup.gate`), and in modes without one, of ``a``
-    (:func:`eiup.attention.presence`). ``gate`` is the mean over steps of ``g`` in 0..1. ``share`` is the mean
-    over steps of ``||correction|| / ||O_p||``, in 0 and more; 0 where nothing was suppressed. In
-    ``presence_by_step``, steps at which it was not measured are ``None``.
+    mean over steps of a gate's ``z`` (:mod:`eiup.gate`), and in modes without one, ``a``
+    (:func:`eiup.attention.presence`) in the first step of each prompt. ``gate`` is the mean over steps of
+    ``g`` in 0..1. ``share`` is the mean over steps of ``||correction|| / ||O_p||``, in 0 and more; 0 where
+    nothing was suppressed. In ``presence_by_step``, steps at which it was not measured are ``None``.
 
     ``seen`` is how clearly it was seen to form at most (``q`` of :mod:`eiup.probes`: 1 and more in images
     that show it, 0 and less in others), None where nobody looked; ``begun_anew`` whether the image was begun

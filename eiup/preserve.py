@@ -61,6 +61,7 @@ class Twin:
         self._erased: set[int] = set()
         self._everywhere: set[int] = set()
         self._spread: set[int] = set()
+        self._is_spread: list[bool] | None = None
         self._next = 0
 
     def keep(self, noise_level: float, clean: Tensor) -> None:
@@ -71,7 +72,7 @@ class Twin:
         """The erased pass begins, or begins anew, with these images erased ``everywhere``: of their twins
         nothing is kept."""
         self.difference = 0.0
-        self._inside = None
+        self._inside = self._is_spread = None
         self._everywhere = self._spread.union(everywhere)
         self._next = 0
 
@@ -97,13 +98,16 @@ class Twin:
         else:
             self._find_spread()
         inside = region(self.difference).to(clean)
-        inside[sorted(self._everywhere)] = 1.0
+        for image in self._everywhere:
+            inside[image] = 1.0
         self._inside = inside
         return inside * clean + (1 - inside) * twin
 
     def _find_spread(self) -> None:
-        is_spread = self.difference.mean(dim=(1, 2, 3)) > SPREAD * self.difference.amax(dim=(1, 2, 3))
-        spread = {image for image in self._erased - self._everywhere if is_spread[image]}
+        if self._is_spread is None:  # measured no more, so read once
+            mean, most = self.difference.mean(dim=(1, 2, 3)), self.difference.amax(dim=(1, 2, 3))
+            self._is_spread = (mean > SPREAD * most).tolist()
+        spread = {image for image in self._erased - self._everywhere if self._is_spread[image]}
         if spread:
             self._spread |= spread
             raise BeginAnew

@@ -19,6 +19,7 @@ from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoiserParams
 from .. import rows
 from ..build import build_eraser
 from ..calibration import CalibrationCache
+from ..correction import as_index
 from ..eraser import ConceptEraser, Mode
 from ..errors import ErasureError, RequestError
 from ..evidence import ImageEvidence
@@ -217,14 +218,15 @@ class SamplingPass:
         first_rows = [
             next(n for n, row in enumerate(self._plan) if row.image == i) for i in range(len(output))
         ]
-        x, sigma = call.x[first_rows], call.sigma[first_rows]
-        clean = call.denoiser.get_pred_x0(x, output, sigma)
+        index = as_index(first_rows, call.x.device)
+        x, sigma = call.x[index], call.sigma[index]
+        clean, noise_level = call.denoiser.get_pred_x0(x, output, sigma), float(sigma[0])
         if self._eraser.suspended:
-            self._twin.keep(float(sigma[0]), clean)
+            self._twin.keep(noise_level, clean)
             # The twin is not for looking at: no live preview of it.
             shared.state.current_latent = None
             return
-        blended = self._twin.blend(float(sigma[0]), clean, self._eraser.opened)
+        blended = self._twin.blend(noise_level, clean, self._eraser.opened)
         # The clean prediction is linear in the sampler's own: x0 = a x + b output.
         b = call.denoiser.get_pred_x0(torch.zeros_like(x), torch.ones_like(output), sigma)
         params.x = output + (blended - clean) / b
