@@ -45,9 +45,10 @@ def outputs(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     ``queries [R, N, C]``; ``keys, values [K, H, T, d]``. With values that are zero but for a concept's own
     tokens, these are the features ``F_k``.
     """
-    # All rows share the contexts, so that they are one long row of positions, and nothing is copied.
-    q = split_heads(queries.flatten(0, 1), keys.shape[1])
-    attended = F.scaled_dot_product_attention(q.expand(len(keys), *q.shape), keys, values)
+    # All rows share the contexts, so that they are one long row of positions. They are copied for each
+    # context, since not every fused attention takes queries that are the same memory.
+    q = queries.flatten(0, 1).expand(len(keys), -1, -1).contiguous()
+    attended = F.scaled_dot_product_attention(split_heads(q, keys.shape[1]), keys, values)
     return merge_heads(attended).unflatten(1, queries.shape[:2])
 
 
