@@ -47,8 +47,9 @@ def test_refuses_half_precision(call, dtype, under):
         CALLS[call](half)
 
 
+# Under an autocast torch's own pinv cannot work: half of what it computes is cast, and half is not.
 @pytest.mark.parametrize("under", UNDER)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "pinv"])
 def test_lets_float32_through(call, under):
     expected = CALLS[call](A)
     with CudaRules(), UNDER[under]():
