@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from .precision import Precision, autocast, cast_inputs, cast_weights
 from .tokenizer import LENGTH
 
 with contextlib.redirect_stdout(io.StringIO()):
@@ -87,8 +88,11 @@ class _AutoencoderKL(nn.Module):
 class LatentDiffusion(nn.Module):
     """The parts of an LDM checkpoint under their genuine names, with the noise schedule.
 
-    Latents handed in and out are in model space (scaled by ``scale_factor``).
+    Latents handed in and out are in model space (scaled by ``scale_factor``) and in float32, whatever
+    ``precision`` the model computes in; :meth:`autocast` is for its callers to enter, as the webui does.
     """
+
+    precision: Precision = "full"
 
     def __init__(self, config: dict, clip_folder: Path):
         super().__init__()
@@ -114,7 +118,18 @@ class LatentDiffusion(nn.Module):
         return self.cond_stage_model(texts)
 
     def apply_model(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        return self.model(x, t, context)
+        return self.model(*cast_inputs(x, t, context, self.model.diffusion_model.dtype)).float()
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The webui enters this around the encoding of prompts and around sampling, but not around the
+        decoding of latents."""
+        return autocast(self.precision)
+
+    def to_precision(self, precision: Precision) -> LatentDiffusion:
+        """Cast this model, which has to be in float32, to what it is to compute in."""
+        cast_weights(self.model.diffusion_model, self.cond_stage_model, precision)
+        self.precision = precision
+        return self
 
 
 def read_config(path: Path) -> dict:

@@ -137,11 +137,13 @@ def generate(
     """Images ``[B, 128, 128, 3]`` uint8 under classifier-free guidance, and what was suppressed.
 
     Prompts are in the webui's syntax; ``negative_prompt`` is one for all images, or one an image.
-    Calibrations are kept in ``cache``.
+    Calibrations are kept in ``cache``. Where ``model`` computes under an autocast, all but the decoding of
+    latents happens under it, as in the webui.
     """
     negative = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
-    encoded = Prompts(model, prompts, negative, steps)
-    eraser = erase(model, request, cache) if request is not None and request.active else None
+    with model.autocast():
+        encoded = Prompts(model, prompts, negative, steps)
+        eraser = erase(model, request, cache) if request is not None and request.active else None
     twin = Twin() if eraser is not None and request.preserve else None
 
     def guide(x: Tensor, timestep: int, step: int) -> Tensor:
@@ -162,6 +164,6 @@ def generate(
     def sample() -> Tensor:
         return ddim(model, noise(seeds), guide, steps)
 
-    with eraser or contextlib.nullcontext():
+    with model.autocast(), eraser or contextlib.nullcontext():
         latents = sample() if eraser is None else sample_erased(eraser, sample, twin)
     return to_images(model, latents, twin), eraser.evidence() if eraser is not None else {}
