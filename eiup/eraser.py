@@ -208,6 +208,10 @@ class ConceptEraser:
             }
         return images
 
+    def check(self) -> None:
+        """Raise :class:`NotFiniteError` where half precision has overflowed in what was erased so far."""
+        self.recorder.read()
+
     @property
     def must_begin_anew(self) -> bool:
         """Whether the sampling pass so far was seen not to be what it should be."""
@@ -364,12 +368,12 @@ class ConceptEraser:
     def _after_unet(self, unet: nn.Module, args: tuple, output: Tensor) -> None:
         call, self._call = self._call, None
         if call is not None and call.erased:
-            self._finish(call)
+            self._finish(call, output)
         self._end_call()
         if call is not None and self.tally is not None:
             self.tally.decide(call.rows)
 
-    def _finish(self, call: UNetCall) -> None:
+    def _finish(self, call: UNetCall, output: Tensor) -> None:
         """Look at the images where it is time to, and record what was done."""
         if call.layers != len(self.layers):
             raise ErasureError(
@@ -380,6 +384,7 @@ class ConceptEraser:
             self.maps.see(call.images, call.index, call.progress)
         if call.looks:
             self.opened |= self.watch.look(call.index, call.images, self._wanted, call.latent_size)
+        call.see_output(output)
         self.recorder.add(call.evidence())
 
     def _end_call(self) -> None:

@@ -74,6 +74,7 @@ class CallEvidence:
     Its erased ``rows [R]``, which of them were corrected (``active``) and of which ``concepts``; ``presence
     [R, K]`` where it was measured, ``gate [R, K]``; and ``norms [L, k + 1, r]``, in each of ``L`` layers, of
     the ``k`` concepts and ``r`` rows that were corrected: ``||c_k F_k||`` and, at the end, ``||O_p||``.
+    ``output [R]`` is the norm of what the U-Net makes of that.
     """
 
     rows: Rows
@@ -83,6 +84,7 @@ class CallEvidence:
     presence: Tensor | None
     gate: Tensor
     norms: Tensor | None
+    output: Tensor | None
 
     def energy_and_base(self) -> tuple[Tensor, Tensor]:
         """Over all layers, the sums of ``||c_k F_k||^2``, ``[R, K]``, and of ``||O_p||^2``, ``[R]``."""
@@ -125,16 +127,18 @@ class Recorder:
     def read(self) -> list[CallEvidence]:
         """All calls, their measurements on the CPU; at one go, since each transfer waits for the device.
 
-        Raises :class:`NotFiniteError` where something is not finite that was measured, and so subtracted.
+        Raises :class:`NotFiniteError` where something is not finite that was measured.
         """
-        measured = [call.norms for call in self._unread if call.norms is not None]
-        numbers = torch.cat([norms.flatten() for norms in measured]).cpu() if measured else torch.zeros(0)
-        parts = iter(numbers.split([norms.numel() for norms in measured]))
+        measured = [x for call in self._unread for x in (call.norms, call.output) if x is not None]
+        numbers = torch.cat([x.flatten() for x in measured]).cpu() if measured else torch.zeros(0)
+        parts = iter(numbers.split([x.numel() for x in measured]))
         for call in self._unread:
-            norms = None if call.norms is None else next(parts).view(call.norms.shape)
+            norms, output = (
+                None if x is None else next(parts).view(x.shape) for x in (call.norms, call.output)
+            )
             presence = None if call.presence is None else call.presence.detach().cpu()
-            self._read.append(replace(call, norms=norms, presence=presence))
-            if not all(x is None or x.isfinite().all() for x in (norms, presence)):
+            self._read.append(replace(call, norms=norms, output=output, presence=presence))
+            if not all(x is None or x.isfinite().all() for x in (norms, output, presence)):
                 raise NotFiniteError("the attention to the concepts")
         self._unread.clear()
         return self._read

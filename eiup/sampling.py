@@ -15,6 +15,8 @@ from .watch import BeginAnew
 def sample_erased(eraser: ConceptEraser, sample: Callable[[], Tensor], twin: Twin | None = None) -> Tensor:
     """What ``sample()`` gives under ``eraser``, begun anew where a concept was seen to form.
 
+    Raises :class:`eiup.errors.NotFiniteError` where half precision has overflowed in what was erased.
+
     ``sample()`` gives the latents ``[B, 4, H, W]``, each time from the same noise. With a ``twin``, the
     un-erased images are sampled first, while ``eraser.suspended``: these predictions are the twin's, to keep,
     and later ones are to blend. Where nothing would be erased, the twin's images are the result.
@@ -58,5 +60,6 @@ def _until_nothing_forms(
             pass
         else:
             if not eraser.must_begin_anew:
+                eraser.check()
                 return result
         eraser.begin_anew()

@@ -46,6 +46,7 @@ class UNetCall:
         self.correction: Correction | None = None
         # ||c_k F_k|| and, last, ||O_p|| of each layer and active row: [L, K + 1, R].
         self.norms: Tensor | None = None
+        self._output: Tensor | None = None
 
     def apply(self, decision: Decision) -> None:
         """Take a gate's decision, which is on the CPU."""
@@ -100,9 +101,15 @@ class UNetCall:
     def active_images(self) -> list[int]:
         return [self.images[row] for row in self.active]
 
+    def see_output(self, output: Tensor) -> None:
+        """Measure what the U-Net predicts, ``[B, ...]``: where anything overflowed before, so has this."""
+        if self.correction is not None:
+            predicted = output[self.correction.index].detach().flatten(1)
+            self._output = torch.linalg.vector_norm(predicted, dim=-1, dtype=torch.float32)
+
     def evidence(self) -> CallEvidence:
         erased = tuple(row for row in self.rows if row.erased)
         active = tuple(self.active) if self.correction is not None else ()
         return CallEvidence(
-            erased, self.progress, active, self.concepts, self.presence, self.gate, self.norms
+            erased, self.progress, active, self.concepts, self.presence, self.gate, self.norms, self._output
         )

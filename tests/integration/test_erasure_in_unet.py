@@ -10,7 +10,7 @@ from eiup.eraser import ConceptEraser
 from eiup.errors import ErasureError, UnsupportedModelError
 from eiup.rows import Row, conditional_then_unconditional
 from eiup.schedule import Window
-from tests.integration.support import EMPTY, WIDTH, OneLayer, inputs, make_concept, make_unet
+from tests.integration.support import EMPTY, WIDTH, OneLayer, inputs, make_concept, make_unet, sdp_forward
 
 
 def hooks_on(module):
@@ -43,13 +43,6 @@ def naive(layer, x, context, concepts, coefficients):
                 feature = maps[head][..., token : token + 1] * values[head][token]
                 heads[head] = heads[head] - coefficient * feature
     return torch.cat(heads, dim=-1) @ as64["to_out.0.weight"].T + as64["to_out.0.bias"]
-
-
-def sdp_forward(self, x, context=None, mask=None):
-    q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-    q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    return self.to_out(out.transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize("forward", ["ldm", "sdp"])
