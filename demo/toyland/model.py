@@ -118,7 +118,8 @@ class LatentDiffusion(nn.Module):
         return self.cond_stage_model(texts)
 
     def apply_model(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        return self.model(*cast_inputs(x, t, context, self.model.diffusion_model.dtype)).float()
+        dtype = self.model.diffusion_model.dtype
+        return self.model(*cast_inputs(x, t, dtype), context.to(dtype)).float()
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The webui enters this around the encoding of prompts and around sampling, but not around the

@@ -88,9 +88,7 @@ def cast_weights(unet: nn.Module, text_encoder: nn.Module, precision: Precision)
     unet.time_embed.register_forward_pre_hook(lambda module, args: (args[0].to(dtype),))
 
 
-def cast_inputs(x: Tensor, t: Tensor, context: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """What a U-Net with weights in ``dtype`` is given, as the webui casts it."""
-    if dtype == torch.float32:
-        return x, t, context
-    # Timesteps, too; but bfloat16 has no numbers between 992, 996 and 1000.
-    return x.to(dtype), t.to(torch.float16), context.to(dtype)
+def cast_inputs(x: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The latents and timesteps that a U-Net with weights in ``dtype`` is given, as the webui casts them."""
+    # In bfloat16 there is no timestep between 992, 996 and 1000; the webui's half is float16.
+    return x.to(dtype), t if dtype == torch.float32 else t.to(torch.float16)

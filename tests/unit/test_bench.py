@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import common, many, quality
+from bench import common, many, quality, speed
 from bench.adavd import Shift, orthogonal_complement
 from bench.cases import (
     ATTACKS,
@@ -32,6 +32,7 @@ from demo.toyland.model import WEIGHTS, load_checkpoint
 from demo.toyland.oracle import load_oracle
 from demo.toyland.pipeline import generate
 from demo.toyland.world import CONCEPTS
+from eiup.request import MODES
 
 CASE = {"prompt": "a wizard in snow", "seed": 1, "concept": "star", "group": "implicit"}
 
@@ -399,3 +400,68 @@ def test_no_chart_without_both_figures():
 
 def test_groups_are_known():
     assert set(GROUPS) == {"implicit", "explicit", "unrelated", "attack"}
+
+
+# ------------------------------------------------------------------------------------------- speed
+
+
+def measure_speed(tmp_path, *options):
+    parser = argparse.ArgumentParser()
+    speed.add_arguments(parser)
+    out = tmp_path / "speed.json"
+    tiny = ["--device", "cpu", "--unet", "toyland", "--sizes", "64", "--steps", "4", "--rounds", "1"]
+    code = speed.run(parser.parse_args([*tiny, "--out", str(out), *options]))
+    return code, json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def quick_calibration(monkeypatch):
+    monkeypatch.setattr(speed.Measurement, "calibrate_toyland", lambda self: None)
+
+
+def test_speed_tells_what_each_kind_costs(tmp_path, capsys, quick_calibration):
+    code, result = measure_speed(tmp_path, "--no-calibrate")
+    assert (code, result["errors"], result["left_out"]) == (0, {}, [])
+    kinds = {row["kind"]: row for row in result["loops"]}
+    assert {row["mode"] for row in kinds.values()} == {"plain", *MODES}
+    assert {row["concepts"] for row in kinds.values()} == {0, 1, 8, 32}
+    operations = {kind: row["a_step"]["kernels"] for kind, row in kinds.items()}
+    plain = operations["plain again (the noise)"]
+    assert kinds["plain again (the noise)"]["a_step"]["reads"] == 0
+    assert plain < operations["adaptive 1, erasing nothing"] < operations["adaptive 1, erasing at places"]
+    assert plain < operations["constant 1"]
+    printed = capsys.readouterr().out
+    assert all(printed.count(kind) >= 2 for kind in kinds)
+    assert result["device"] in printed
+    json.dumps(result, allow_nan=False)
+
+
+def test_speed_in_half_precision(tmp_path, quick_calibration):
+    code, result = measure_speed(tmp_path, "--no-calibrate", "--precision", "half", "--kinds", "adaptive 1")
+    assert (code, result["errors"]) == (0, {})
+    assert "bfloat16" in result["precision"]
+    assert {row["concepts"] for row in result["loops"]} == {0, 1}
+
+
+def test_speed_goes_on_where_a_part_fails(tmp_path, capsys, quick_calibration, monkeypatch):
+    monkeypatch.setattr(speed, "count", lambda *_: 1 / 0)
+    monkeypatch.setattr(speed, "KINDS", ((speed.PLAIN, speed.Kind("constant", 1)),))
+    code, result = measure_speed(tmp_path, "--no-calibrate", "--images", "1,2")
+    assert code == 1
+    assert list(result["errors"]) == ["1 x 64 px, plain again (the noise)", "1 x 64 px, constant 1"]
+    assert [row["images"] for row in result["loops"]] == [2, 2]
+    assert "division by zero" in capsys.readouterr().out
+
+
+def test_speed_begins_nothing_new_when_time_is_over(tmp_path, quick_calibration):
+    code, result = measure_speed(tmp_path, "--no-calibrate", "--minutes", "0.0001")
+    assert code == 0
+    assert len(result["left_out"]) >= sum(map(len, speed.KINDS))
+
+
+def test_ratios_and_intervals_of_speed():
+    figures = speed.summarise([(1.0, 1.1, 0.1), (2.0, 2.2, 0.2), (1.0, 1.5, 0.3)], steps=10)
+    assert figures["ratio"] == pytest.approx(1.1)
+    assert figures["ratio_inside_hooks"] == pytest.approx(1.1)
+    assert figures["ratio_interval_95"] == pytest.approx([1.1, 1.5])
+    assert (figures["seconds_per_step_plain"], figures["seconds_per_step"]) == (0.1, 0.15)

@@ -86,8 +86,9 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
 
     output = _Output()
     with torch.no_grad(), p.sd_model.ema_scope():
-        p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
-        sd_unet.apply_unet()
+        with devices.autocast():
+            p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
+            sd_unet.apply_unet()
         if state.job_count == -1:
             state.job_count = p.n_iter
         for number in range(p.n_iter):
@@ -157,7 +158,8 @@ def _process_batch(p: StableDiffusionProcessing, number: int, output: _Output) -
         return False
     p.parse_extra_network_prompts()
     if not p.disable_extra_networks:
-        extra_networks.activate(p, p.extra_network_data)
+        with devices.autocast():
+            extra_networks.activate(p, p.extra_network_data)
     if p.scripts is not None:
         p.scripts.process_batch(p, **about())
     p.setup_conds()
@@ -169,10 +171,11 @@ def _process_batch(p: StableDiffusionProcessing, number: int, output: _Output) -
     if p.n_iter > 1:
         state.job = f"Batch {number + 1} out of {p.n_iter}"
 
-    samples = p.sample(
-        conditioning=p.c, unconditional_conditioning=p.uc, seeds=p.seeds, subseeds=p.subseeds,
-        subseed_strength=p.subseed_strength, prompts=p.prompts,
-    )  # fmt: skip
+    with devices.autocast():
+        samples = p.sample(
+            conditioning=p.c, unconditional_conditioning=p.uc, seeds=p.seeds, subseeds=p.subseeds,
+            subseed_strength=p.subseed_strength, prompts=p.prompts,
+        )  # fmt: skip
     if p.scripts is not None:
         post_sample = scripts.PostSampleArgs(samples)
         p.scripts.post_sample(p, post_sample)

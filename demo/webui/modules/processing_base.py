@@ -271,9 +271,10 @@ class StableDiffusionProcessing:
         for cache in caches:
             if cache[0] is not None and cache[0] == wanted:
                 return cache[1]
-        caches[0][1] = function(
-            shared.sd_model, required_prompts, steps, hires_steps, opts.use_old_scheduling
-        )
+        with devices.autocast():
+            caches[0][1] = function(
+                shared.sd_model, required_prompts, steps, hires_steps, opts.use_old_scheduling
+            )
         caches[0][0] = wanted
         return caches[0][1]
 

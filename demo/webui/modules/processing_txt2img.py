@@ -167,8 +167,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         )
         noise = self.rng.next()
         if not self.disable_extra_networks:
-            extra_networks.activate(self, self.hr_extra_network_data)
-        self.calculate_hr_conds()
+            with devices.autocast():
+                extra_networks.activate(self, self.hr_extra_network_data)
+        with devices.autocast():
+            self.calculate_hr_conds()
         if self.scripts is not None:
             self.scripts.before_hr(self)
             self.scripts.process_before_every_sampling(

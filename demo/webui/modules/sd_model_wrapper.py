@@ -10,6 +10,8 @@ from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from demo.toyland.model import LatentDiffusion
+from demo.toyland.precision import cast_inputs
+from modules import devices
 
 
 class DiffusionWrapper(nn.Module):
@@ -68,10 +70,13 @@ class WebuiSdModel(nn.Module):
         return self.cond_stage_model(c)
 
     def apply_model(self, x_noisy: Tensor, t: Tensor, cond: dict | list | Tensor) -> Tensor:
-        """The predicted noise; ``cond``: ``{"c_crossattn": [context]}``, a list of contexts or a context."""
+        """The predicted noise, in the U-Net's dtype; ``cond``: ``{"c_crossattn": [context]}``, a list of
+        contexts or a context. Inputs are cast and autocast is entered here, too, as in the host."""
         if not isinstance(cond, dict):
             cond = {"c_crossattn": cond if isinstance(cond, list) else [cond]}
-        return self.model(x_noisy, t, **cond)
+        cond = {name: [part.to(devices.dtype_unet) for part in parts] for name, parts in cond.items()}
+        with devices.autocast():
+            return self.model(*cast_inputs(x_noisy, t, devices.dtype_unet), **cond)
 
     def encode_first_stage(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The distribution of the latents of images ``[B, 3, H, W]`` in -1..1."""

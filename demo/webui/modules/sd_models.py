@@ -14,7 +14,7 @@ import torch
 from transformers import logging as transformers_logging
 
 from demo.toyland.model import load_checkpoint
-from modules import paths, script_callbacks, sd_hijack, shared
+from modules import devices, paths, script_callbacks, sd_hijack, shared
 from modules.paths_internal import toyland_path
 from modules.sd_model_wrapper import WebuiSdModel
 from modules.shared import opts
@@ -164,7 +164,7 @@ class SkipWritingToConfig(contextlib.AbstractContextManager):
 def load_model(checkpoint_info: CheckpointInfo | None = None) -> WebuiSdModel:
     """Load a checkpoint, make it the current model and tell extensions."""
     info = checkpoint_info or select_checkpoint()
-    sd_model = WebuiSdModel(load_checkpoint(Path(info.filename)))
+    sd_model = WebuiSdModel(load_checkpoint(Path(info.filename)).to_precision(devices.precision))
     sd_model.sd_checkpoint_info = info
     sd_model.sd_model_checkpoint = info.filename
     sd_model.sd_model_hash = info.shorthash
@@ -176,7 +176,7 @@ def load_model(checkpoint_info: CheckpointInfo | None = None) -> WebuiSdModel:
     _note_in_settings(info)
     sd_hijack.model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
     script_callbacks.model_loaded_callback(sd_model)
-    with torch.no_grad():
+    with devices.autocast(), torch.no_grad():
         sd_model.cond_stage_model_empty_prompt = sd_model.get_learned_conditioning([""])
     print(f"Loaded checkpoint {info.title}", flush=True)
     return sd_model

@@ -67,7 +67,7 @@ def add_extra_noise(p, noise: Tensor, x: Tensor, xi: Tensor, scale) -> Tensor:
 
 def decode_first_stage(model, x: Tensor) -> Tensor:
     """Images ``[B, 3, H, W]`` in -1..1 of latents."""
-    with torch.no_grad():
+    with torch.no_grad(), devices.without_autocast():
         return model.decode_first_stage(x.to(devices.dtype_vae))
 
 

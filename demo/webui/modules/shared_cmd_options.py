@@ -12,7 +12,7 @@ from modules.paths_internal import data_path, models_path, repository_path
 IGNORED_SWITCHES = (
     "allow-code", "api", "disable-all-extensions", "disable-console-progressbars", "disable-extra-extensions",
     "freeze-settings", "hide-ui-dir-config", "listen", "lowram", "lowvram", "medvram", "medvram-sdxl",
-    "no-gradio-queue", "no-half", "no-half-vae", "no-prompt-history", "opt-sdp-attention", "share",
+    "no-gradio-queue", "no-half-vae", "no-prompt-history", "opt-sdp-attention", "share",
     "skip-load-model-at-start", "skip-torch-cuda-test", "use-textbox-seed", "xformers",
 )  # fmt: skip
 
@@ -35,7 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--embeddings-dir", default=os.path.join(data_path, "embeddings"), metavar="DIR")
     parser.add_argument("--ui-settings-file", default=os.path.join(data_path, "config.json"), metavar="FILE")
-    parser.add_argument("--precision", default="full", choices=["full", "half", "autocast"], help="ignored")
+    parser.add_argument(
+        "--precision", default="full", choices=["full", "half", "autocast"],
+        help="full: float32 (default); autocast, as most users of the real host have it: weights in half "
+        "precision, here bfloat16, under autocast; half: the same without autocast, inputs being cast",
+    )  # fmt: skip
+    parser.add_argument("--no-half", action="store_true", help="float32 with --precision autocast, too")
     parser.add_argument("--theme", default=None, choices=["light", "dark"], help="theme of the page")
     for name in IGNORED_SWITCHES:
         parser.add_argument(f"--{name}", action="store_true", help="accepted for compatibility; ignored")
@@ -51,4 +56,6 @@ parser = build_parser()
 for _folder in extension_folders(parser.parse_known_args()[0]):
     script_loading.preload_extension(_folder, parser)
 cmd_opts = parser.parse_args()
+if cmd_opts.no_half and cmd_opts.precision == "half":
+    parser.error("--precision half and --no-half contradict each other: leave one of them out")
 cmd_opts.api = True
