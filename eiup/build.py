@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .calibration import CalibrationCache, Encode
+from .calibration import CalibrationCache, Encode, Report
 from .eraser import (
     ConceptEraser,
     ContextTransform,
@@ -18,9 +17,10 @@ from .eraser import (
     layer_values,
     text_cross_attention,
 )
-from .gate import PromptGate, calibrate
+from .gate import Calibration, PromptGate, calibrate
 from .maps import FormingMaps, mapped_layer
-from .probes import WATCHED_AT, WEIGHT, Denoiser, Probe, ProbeMaker, Sight, probed_layers
+from .probe_maker import ProbeMaker
+from .probes import WATCHED_AT, Denoiser, Sight, probed_layers
 from .schedule import Window
 from .watch import LATE, Watch
 
@@ -41,23 +41,25 @@ def build_eraser(
     watches: bool = True,
     goes_on: bool = False,
     maps: bool = False,
+    report: Report | None = None,
+    checkpoint: str = "",
 ) -> ConceptEraser:
     """The :class:`ConceptEraser` of a mode, with its gate and watch calibrated.
 
     ``encode(texts)`` gives contexts ``[B, T, C]``, each text encoded alone; ``empty [T, C]`` is that of the
     empty prompt; ``denoiser`` is the model around ``unet``. Calibrations are read from and written to
-    ``cache``. Without ``watches``, the adaptive mode goes by the prompt alone. ``goes_on`` says that another
-    model will take over (:meth:`ConceptEraser.take_over`). With ``maps``, the evidence says where each
-    concept was forming.
+    ``cache``; ``report`` is told how far they are. ``checkpoint`` tells the file that the model was loaded
+    from from all others: with it, what was learnt with another LoRA or size is used where it still holds.
+    Without ``watches``, the adaptive mode goes by the prompt alone. ``goes_on`` says that another model will
+    take over (:meth:`ConceptEraser.take_over`). With ``maps``, the evidence says where each concept was
+    forming.
     """
     training_steps = len(denoiser.alphas_cumprod)
     layers = text_cross_attention(unet)
     values = layer_values(context_transform)
     gate = sight = None
     if mode in ("adaptive", "strict"):
-        calibrations = [
-            calibrate(c.name, c.context, c.tokens, empty, layers, values, encode, cache) for c in concepts
-        ]
+        calibrations = _gate_calibrations(concepts, empty, layers, context_transform, encode, cache)
         contexts = torch.stack([c.context for c in concepts])
         gate = PromptGate(layers, values, contexts, [c.tokens for c in concepts], empty, calibrations)
         for k in gate.untold:
@@ -67,21 +69,17 @@ def build_eraser(
                 concepts[k].name,
             )
     if mode == "adaptive" and watches or maps:
-        looked_at = probed_layers(layers)
-        make_probe = ProbeMaker(looked_at, empty, encode, denoiser, cache)
-
-        def probe_of(concept: EncodedConcept) -> Probe:
-            pair = torch.stack([concept.context, empty])
-            # By the values that its layers make of a concept, a model is known from others.
-            depends_on = (concept.tokens, pair, *(values(layer, pair) for layer in layers.values()))
-            alone = [replace(concept, weight=WEIGHT)]
-            return make_probe(
-                concept.name,
-                depends_on,
-                lambda: ConceptEraser(unet, alone, empty, None, context_transform, training_steps),
-            )
-
-        sight = Sight(looked_at, [probe_of(concept) for concept in concepts], empty.device)
+        make_probes = ProbeMaker(
+            unet,
+            empty,
+            encode,
+            denoiser,
+            context_transform=context_transform,
+            cache=cache,
+            report=report,
+            checkpoint=checkpoint,
+        )
+        sight = Sight(probed_layers(layers), make_probes(concepts), empty.device)
     again_from = WATCHED_AT if goes_on else LATE
     return ConceptEraser(
         unet,
@@ -95,3 +93,51 @@ def build_eraser(
         watch=Watch(sight, window, again_from) if mode == "adaptive" and watches else None,
         maps=FormingMaps(mapped_layer(layers), sight) if maps else None,
     )
+
+
+def calibrate_concepts(
+    unet: nn.Module,
+    concepts: Sequence[EncodedConcept],
+    empty: Tensor,
+    encode: Encode,
+    denoiser: Denoiser,
+    *,
+    context_transform: ContextTransform | None = None,
+    cache: CalibrationCache,
+    report: Report | None = None,
+    checkpoint: str = "",
+    gate: bool = True,
+    probes: bool = True,
+) -> None:
+    """Prepare what the modes adaptive and strict and maps need for these concepts, so that
+    :func:`build_eraser` finds it in ``cache``: the ``gate``'s calibrations and the watch's ``probes``.
+
+    The arguments are those of :func:`build_eraser`.
+    """
+    if gate:
+        layers = text_cross_attention(unet)
+        _gate_calibrations(concepts, empty, layers, context_transform, encode, cache)
+    if probes:
+        make_probes = ProbeMaker(
+            unet,
+            empty,
+            encode,
+            denoiser,
+            context_transform=context_transform,
+            cache=cache,
+            report=report,
+            checkpoint=checkpoint,
+        )
+        make_probes(concepts)
+
+
+def _gate_calibrations(
+    concepts: Sequence[EncodedConcept],
+    empty: Tensor,
+    layers: Mapping[str, nn.Module],
+    context_transform: ContextTransform | None,
+    encode: Encode,
+    cache: CalibrationCache | None,
+) -> list[Calibration]:
+    values = layer_values(context_transform)
+    return [calibrate(c.name, c.context, c.tokens, empty, layers, values, encode, cache) for c in concepts]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from .files import write_atomically
+from .files import write_atomically, write_bytes_atomically
 
 # What a prompt says when it says nothing in particular.
 NEUTRAL_PROMPTS = (
@@ -27,17 +32,39 @@ ANCHORS = ("{}", "a {}", "a picture of a {}", "a picture of {}")
 Encode = Callable[[Sequence[str]], Tensor]
 
 
-class CalibrationCache:
-    """Calibrations, a JSON file each, named by everything that they depend on.
+@dataclass(frozen=True)
+class CalibrationProgress:
+    """How far a calibration is, before a U-Net call: the ``concept`` that is being learnt, its ``number``
+    from 1 ``of`` how many that have to be learnt or checked, and the share of all U-Net rows of this
+    calibration that are ``done``, 0..1, which never decreases. While neutral prompts are sampled, which serve
+    all concepts, the concept is "" and its number 0."""
 
-    That is a concept's and the empty prompt's encodings and what layers of the U-Net make of them: with
-    another checkpoint, LoRA, hypernetwork, embedding or CLIP skip, some of these are others.
+    concept: str
+    number: int
+    of: int
+    done: float
+
+
+Report = Callable[[CalibrationProgress], None]
+
+# One calibration at a time in each folder.
+_locks: dict[str, threading.Lock] = {}
+
+
+class CalibrationCache:
+    """Calibrations, a file each, named by everything that they depend on: JSON, or tensors where there are
+    many numbers.
+
+    ``lock`` is to be held while something is made that is to be kept, so that two threads do not make the
+    same.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self.lock = _locks.setdefault(str(self.folder.resolve()), threading.Lock())
 
-    def key(self, *parts: Any) -> str:
+    @staticmethod
+    def key(*parts: Any) -> str:
         """The name of a calibration that depends on ``parts``: tensors, and values with a ``repr``."""
         digest = hashlib.sha256()
         for part in (NEUTRAL_PROMPTS, ANCHORS, *parts):
@@ -56,3 +83,28 @@ class CalibrationCache:
 
     def write(self, key: str, value: Any) -> None:
         write_atomically(self.folder / f"{key}.json", json.dumps(value))
+
+    def read_tensors(self, key: str, decode: Callable[[Mapping[str, Tensor]], Any]) -> Any:
+        """What ``decode`` makes of the stored tensors; None where there are none, or none that can be
+        read."""
+        path = self.folder / f"{key}.safetensors"
+        try:
+            decoded = decode(safetensors.torch.load(path.read_bytes()))
+            os.utime(path)  # the files used last are kept
+            return decoded
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+            return None
+
+    def write_tensors(self, key: str, tensors: Mapping[str, Tensor], keep: int) -> None:
+        """Store tensors, of the files whose names have the same first word only the ``keep`` used last."""
+        content = safetensors.torch.save({name: x.contiguous() for name, x in tensors.items()})
+        write_bytes_atomically(self.folder / f"{key}.safetensors", content)
+        kind = key.partition("-")[0]
+        dated = []
+        for path in self.folder.glob(f"{kind}-*.safetensors"):
+            try:
+                dated.append((path.stat().st_mtime_ns, path))
+            except FileNotFoundError:  # another process has cleaned up
+                continue
+        for _, path in sorted(dated, reverse=True)[keep:]:
+            path.unlink(missing_ok=True)

@@ -19,18 +19,18 @@ where the concept is, 0 and less where it is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .calibration import ANCHORS, NEUTRAL_PROMPTS, CalibrationCache, Encode
+from .errors import ErasureError
 from .places import smooth
-from .rows import Rows, conditional_then_unconditional
+from .precision import full_precision
 
-VERSION = 4
+VERSION = 5
 # Sampling progress for which probes are made: early enough to begin anew, late enough to see something.
 WATCHED_AT = 0.36
 LAYERS = 2
@@ -42,19 +42,17 @@ ELSEWHERE = 0.3
 LEAST_SPAN = 0.1
 # Of neutral images: how many at most may show a concept that is told from others.
 MOST_NEUTRAL = 0.5
-
-# How probes are made: images of each anchor and neutral prompt, denoiser calls before the look, guidance and
-# the weight of erasing.
-IMAGES_PER_ANCHOR = 3
-IMAGES_PER_NEUTRAL = 2
-CALLS = 6
-CFG_SCALE = 6.0
-WEIGHT = 2.0
-BATCH = 8
-_CONSTANTS = (
-    "probe", VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, ELSEWHERE, LEAST_SPAN, MOST_NEUTRAL,
-    IMAGES_PER_ANCHOR, IMAGES_PER_NEUTRAL, CALLS, CFG_SCALE, WEIGHT,
+# Positions that are kept of a neutral image.
+EXTREMES = 32
+CONSTANTS = (
+    VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, ELSEWHERE, LEAST_SPAN, MOST_NEUTRAL, EXTREMES,
 )  # fmt: skip
+
+OVERFLOW = (
+    "the {what} of this checkpoint's U-Net are infinite or no numbers, in which no concept can be seen: it "
+    "overflows in half precision. Start the webui with --no-half or --upcast-sampling, or use another "
+    "checkpoint"
+)
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,14 @@ class Denoiser:
     """The model as a probe is made with it.
 
     ``predict(x [B, *shape], timestep, contexts [B, T, C])`` is the predicted noise, without guidance;
-    ``shape`` that of latents, ``(channels, height, width)``.
+    ``shape`` that of latents, ``(channels, height, width)``. ``x`` is in float32, contexts as the text
+    encoder gives them. ``parameterization`` is what the U-Net itself predicts, such as "eps" or "v".
     """
 
     predict: Callable[[Tensor, int, Tensor], Tensor]
     alphas_cumprod: Tensor
     shape: tuple[int, int, int]
+    parameterization: str = "eps"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,17 @@ class Probe:
 
     direction: tuple[float, ...]
     offset: float
+
+    @classmethod
+    def blind(cls, width: int) -> Probe:
+        """One that never sees anything."""
+        return cls((0.0,) * width, 0.0)
+
+    def q(self, features: Tensor) -> Tensor:
+        """``q [B]`` of images with these features ``[B, N, D]``."""
+        with full_precision(features.device):
+            at_places = features.float() @ torch.tensor(self.direction, device=features.device)
+            return at_places.amax(dim=1) - self.offset
 
     @classmethod
     def of(cls, stored: Any) -> Probe:
@@ -104,7 +115,11 @@ class Sight:
     def q(self, rows: slice | Tensor) -> Tensor:
         """``q`` at every position of the ``rows`` of the U-Net call, ``[R, N, K]``, on the CPU."""
         h = torch.cat([self._features[layer][rows].float() for layer in self.layers], dim=-1)
-        return (h @ self._directions.T - self._offsets).cpu()
+        with full_precision(h.device):
+            q = (h @ self._directions.T - self._offsets).cpu()
+        if not q.isfinite().all():
+            raise ErasureError(OVERFLOW.format(what="features"))
+        return q
 
 
 def probed_layers(layers: Mapping[str, nn.Module]) -> list[nn.Module]:
@@ -113,143 +128,137 @@ def probed_layers(layers: Mapping[str, nn.Module]) -> list[nn.Module]:
     return (up or list(layers.values()))[:LAYERS]
 
 
-class ProbeMaker:
-    """Makes probes on one model, whose ``layers`` are looked at and whose empty prompt is ``empty [T, C]``.
+@dataclass(frozen=True)
+class Neutral:
+    """What a probe needs of the images of neutral prompts: of all their positions the number, ``mean [D]``
+    and ``covariance [D, D]``; and of each image the positions that lie farthest out, ``extremes [B, P, D]``,
+    at which a direction is likely to have its maximum over the image."""
 
-    A probe costs 336 rows of U-Net calls, and the first one 448 more for neutral prompts.
-    """
+    positions: int
+    mean: Tensor
+    covariance: Tensor
+    extremes: Tensor
 
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        empty: Tensor,
-        encode: Encode,
-        denoiser: Denoiser,
-        cache: CalibrationCache | None = None,
-    ):
-        self.encode, self.denoiser, self.cache = encode, denoiser, cache
-        self._sample = _Sampling(layers, denoiser, empty)
-        self._neutral: Tensor | None = None
+    @classmethod
+    def of(cls, features: Tensor) -> Neutral:
+        """Of features ``[B, N, D]``."""
+        with full_precision(features.device):
+            features = features.float()
+            positions, mean, covariance = _moments(features.flatten(0, 1))
+            return cls(positions, mean, covariance, _extremes(features, mean, _shrunk(covariance)))
 
-    def __call__(self, concept: str, depends_on: Sequence[Any], erase: Callable[[], Any]) -> Probe:
-        """The probe of ``concept``, made or read from the cache, which has one for each ``depends_on``.
+    def to_tensors(self) -> dict[str, Tensor]:
+        """To be stored: the covariance as standard deviations and one triangle of correlations, which lie in
+        -1..1 and need no more than half precision."""
+        deviation = self.covariance.diagonal().clamp_min(1e-12).sqrt()
+        correlation = self.covariance / deviation / deviation[:, None]
+        row, column = torch.triu_indices(*correlation.shape)
+        scale = self.extremes.abs().amax().clamp_min(1e-12)
+        return {
+            "positions": torch.tensor(self.positions),
+            "mean": self.mean.cpu(),
+            "deviation": deviation.cpu(),
+            "correlation": correlation.cpu()[row, column].half(),
+            "extremes": (self.extremes / scale).cpu().half(),
+            "scale": scale.cpu(),
+        }
 
-        ``erase()`` is a context manager that erases the concept with the weight ``WEIGHT`` while it is
-        entered, and wants the rows of each U-Net call in its ``rows``.
-        """
-        key = self.cache.key(*_CONSTANTS, concept, self.denoiser.shape, *depends_on) if self.cache else ""
-        if self.cache and (known := self.cache.read(key, Probe.of)):
-            return known
-        if self._neutral is None:
-            texts = self.encode(list(NEUTRAL_PROMPTS)).repeat_interleave(IMAGES_PER_NEUTRAL, 0)
-            self._neutral, _ = self._sample(texts, seed=1001)
-        anchors = self.encode([a.format(concept) for a in ANCHORS]).repeat_interleave(IMAGES_PER_ANCHOR, 0)
-        shown, clean = self._sample(anchors, seed=1)
-        erased, erased_clean = self._sample(anchors, seed=1, erase=erase)
-        where, elsewhere = _regions(clean - erased_clean, shown.shape[1])
-        probe = fit(shown, where, elsewhere, erased, self._neutral)
-        if self.cache:
-            self.cache.write(key, asdict(probe))
-        return probe
+    @classmethod
+    def of_tensors(cls, stored: Mapping[str, Tensor]) -> Neutral:
+        """From :meth:`to_tensors`. Raises ``ValueError``, ``KeyError`` or ``RuntimeError`` for anything
+        else."""
+        deviation, extremes = stored["deviation"].float(), stored["extremes"].float() * stored["scale"]
+        width = len(deviation)
+        if stored["mean"].shape != (width,) or extremes.ndim != 3 or extremes.shape[2] != width:
+            raise ValueError("tensors of different models")
+        correlation = torch.zeros(width, width)
+        row, column = torch.triu_indices(width, width)
+        correlation[row, column] = stored["correlation"].float()
+        correlation = correlation.triu() + correlation.triu(1).T
+        covariance = correlation * deviation * deviation[:, None]
+        neutral = cls(int(stored["positions"]), stored["mean"].float(), covariance, extremes)
+        if neutral.positions < 1 or not all(x.isfinite().all() for x in (neutral.mean, covariance, extremes)):
+            raise ValueError("no numbers")
+        return neutral
+
+    def to(self, device: torch.device) -> Neutral:
+        return Neutral(self.positions, *(x.to(device) for x in (self.mean, self.covariance, self.extremes)))
 
 
-def fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Tensor) -> Probe:
+def fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Neutral) -> Probe:
     """The probe that tells the features ``shown [B, N, D]`` at ``where [B, N]`` from those ``elsewhere
     [B, N]`` and from other images', ``erased`` and ``neutral``. Where they are hardly told apart, as for a
     word that the model does not know, or where neutral images mostly show it, it is one that never sees
     anything."""
-    others = torch.cat([erased.flatten(0, 1), neutral.flatten(0, 1), shown[elsewhere]])
-    mean = others.mean(0)
-    centred = others - mean
-    covariance = centred.T @ centred / len(centred)
-    ridge = covariance.diagonal().mean().clamp_min(1e-12) * torch.eye(len(mean), device=mean.device)
-    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * ridge
-    direction = torch.linalg.solve(covariance, shown[where].mean(0) - mean)
+    with full_precision(shown.device):
+        return _fit(shown.float(), where, elsewhere, erased.float(), neutral.to(shown.device))
+
+
+def _fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Neutral) -> Probe:
+    of_others = _moments(torch.cat([erased.flatten(0, 1), shown[elsewhere]]))
+    mean, covariance = _pooled(of_others, (neutral.positions, neutral.mean, neutral.covariance))
+    difference = shown[where].mean(0) - mean
+    # On the CPU: not every device that a host knows can solve.
+    direction = torch.linalg.solve(_shrunk(covariance).cpu(), difference.cpu()).to(mean.device)
 
     in_shown, in_erased, in_neutral = (
-        ((features - mean) @ direction).amax(dim=1) for features in (shown, erased, neutral)
+        ((features - mean) @ direction).amax(dim=1).cpu() for features in (shown, erased, neutral.extremes)
     )
     low, high = in_erased.quantile(0.9), in_shown.quantile(0.1)
     without = in_neutral[in_neutral < (low + high) / 2]
     if len(without) < (1 - MOST_NEUTRAL) * len(in_neutral):
-        return Probe((0.0,) * len(mean), 0.0)
+        return Probe.blind(len(mean))
     low = torch.maximum(low, without.quantile(0.9))
     if high - low < LEAST_SPAN * in_shown.median():
-        return Probe((0.0,) * len(mean), 0.0)
-    direction = direction / (high - low)
-    return Probe(tuple(direction.tolist()), float(mean @ direction + low / (high - low)))
+        return Probe.blind(len(mean))
+    direction = direction.cpu() / (high - low)
+    return Probe(tuple(direction.tolist()), float(mean.cpu() @ direction + low / (high - low)))
 
 
-def _regions(change: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Number, mean ``[D]`` and covariance ``[D, D]`` of ``x [M, D]``."""
+    mean = x.mean(0)
+    centred = x - mean
+    return len(x), mean, centred.T @ centred / len(x)
+
+
+def _pooled(one: tuple[int, Tensor, Tensor], other: tuple[int, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of both together."""
+    share = other[0] / (one[0] + other[0])
+    apart = other[1] - one[1]
+    covariance = one[2] + share * (other[2] - one[2])
+    return one[1] + share * apart, covariance + share * (1 - share) * torch.outer(apart, apart)
+
+
+def _shrunk(covariance: Tensor) -> Tensor:
+    ridge = covariance.diagonal().mean().clamp_min(1e-12)
+    return (1 - SHRINKAGE) * covariance + SHRINKAGE * ridge * torch.eye(
+        len(covariance), device=covariance.device
+    )
+
+
+def _extremes(features: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    """Of features ``[B, N, D]``, ``EXTREMES`` positions an image, ``[B, P, D]``: the one farthest from the
+    ``mean`` under this covariance, and then each time the one farthest from those chosen."""
+    lower = torch.linalg.cholesky(covariance.cpu())
+    centred = (features - mean).cpu()
+    white = torch.linalg.solve_triangular(lower, centred.flatten(0, 1).T, upper=False).T
+    white = white.reshape(features.shape)
+    images = torch.arange(len(features))
+    distance, farthest, chosen = white.new_full(white.shape[:2], torch.inf), white.norm(dim=-1).argmax(1), []
+    for _ in range(min(EXTREMES, white.shape[1])):
+        chosen.append(farthest)
+        apart = (white - white[images, farthest][:, None]).norm(dim=-1)
+        distance = torch.minimum(distance, apart)
+        farthest = distance.argmax(1)
+    index = torch.stack(chosen, dim=1).to(features.device)
+    return features.gather(1, index[..., None].expand(-1, -1, features.shape[2]))
+
+
+def regions(change: Tensor, positions: int) -> tuple[Tensor, Tensor]:
     """Where ``change [B, C, H, W]`` is large and where it is small, in ``positions`` of a smaller square map:
     each ``[B, N]``."""
     energy = smooth(change.square().sum(dim=1, keepdim=True))
     energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
     most = energy.amax(dim=1, keepdim=True)
     return energy >= REGION * most, energy < ELSEWHERE * most
-
-
-class _Sampling:
-    """Samples up to ``WATCHED_AT`` by DDIM (arXiv 2010.02502, eta 0), for features and clean predictions."""
-
-    def __init__(self, layers: Sequence[nn.Module], denoiser: Denoiser, empty: Tensor):
-        self.layers, self.denoiser, self.empty = layers, denoiser, empty
-        last = len(denoiser.alphas_cumprod) - 1
-        self.timesteps = [round(last * (1 - WATCHED_AT * call / CALLS)) for call in range(CALLS + 1)]
-
-    def __call__(
-        self, contexts: Tensor, seed: int, erase: Callable[[], Any] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Features ``[B, N, D]`` and clean predictions ``[B, *shape]`` of contexts ``[B, T, C]``; image ``i``
-        begins with the noise of ``seed + i``."""
-        parts = []
-        for start in range(0, len(contexts), BATCH):
-            part = contexts[start : start + BATCH]
-            generators = (torch.Generator().manual_seed(seed + start + i) for i in range(len(part)))
-            noise = torch.stack([torch.randn(self.denoiser.shape, generator=g) for g in generators])
-            if erase is None:
-                parts.append(self._sample(part, noise.to(part.device)))
-            else:
-                with erase() as eraser:
-                    parts.append(self._sample(part, noise.to(part.device), eraser))
-        features, clean = zip(*parts)
-        return torch.cat(features), torch.cat(clean)
-
-    def _sample(self, contexts: Tensor, x: Tensor, eraser: Any = None) -> tuple[Tensor, Tensor]:
-        count = len(contexts)
-        both = torch.cat([contexts, self.empty.expand_as(contexts)])
-        rows: Rows = conditional_then_unconditional(count, CFG_SCALE)
-        seen: dict[nn.Module, Tensor] = {}
-        for timestep, following in zip(self.timesteps, [*self.timesteps[1:], None]):
-            alpha = self.denoiser.alphas_cumprod[timestep].to(x.device, torch.float32)
-            if eraser is not None:
-                eraser.rows = rows
-            with _KeepingInputs(self.layers, seen):
-                noise = self.denoiser.predict(torch.cat([x, x]), timestep, both).float()
-            conditional, unconditional = noise.chunk(2)
-            noise = unconditional + CFG_SCALE * (conditional - unconditional)
-            clean = (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-            if following is not None:
-                alpha = self.denoiser.alphas_cumprod[following].to(x.device, torch.float32)
-                x = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        return torch.cat([seen[layer][:count].float() for layer in self.layers], dim=-1), clean
-
-
-class _KeepingInputs:
-    """While entered, what enters ``to_q`` of each of ``layers`` is kept in ``into``."""
-
-    def __init__(self, layers: Sequence[nn.Module], into: dict[nn.Module, Tensor]):
-        self.layers, self.into = layers, into
-
-    def __enter__(self) -> None:
-        self._handles = [layer.to_q.register_forward_pre_hook(self._keep(layer)) for layer in self.layers]
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _keep(self, layer: nn.Module) -> Callable:
-        def hook(module: nn.Module, args: tuple) -> None:
-            self.into[layer] = args[0]
-
-        return hook
