@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import ErasureError
 from .places import smooth
 from .precision import full_precision
 
@@ -47,12 +46,6 @@ EXTREMES = 32
 CONSTANTS = (
     VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, ELSEWHERE, LEAST_SPAN, MOST_NEUTRAL, EXTREMES,
 )  # fmt: skip
-
-OVERFLOW = (
-    "the {what} of this checkpoint's U-Net are infinite or no numbers, in which no concept can be seen: it "
-    "overflows in half precision. Start the webui with --no-half or --upcast-sampling, or use another "
-    "checkpoint"
-)
 
 
 @dataclass(frozen=True)
@@ -116,10 +109,7 @@ class Sight:
         """``q`` at every position of the ``rows`` of the U-Net call, ``[R, N, K]``, on the CPU."""
         h = torch.cat([self._features[layer][rows].float() for layer in self.layers], dim=-1)
         with full_precision(h.device):
-            q = (h @ self._directions.T - self._offsets).cpu()
-        if not q.isfinite().all():
-            raise ErasureError(OVERFLOW.format(what="features"))
-        return q
+            return (h @ self._directions.T - self._offsets).cpu()
 
 
 def probed_layers(layers: Mapping[str, nn.Module]) -> list[nn.Module]:

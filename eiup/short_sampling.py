@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .eraser import ConceptEraser
-from .errors import ErasureError
+from .errors import NotFiniteError
 from .precision import full_precision
-from .probes import OVERFLOW, WATCHED_AT, Denoiser
+from .probes import WATCHED_AT, Denoiser
 from .rows import Row
 
 # Denoiser calls before the look, the guidance in these, and rows in a U-Net call: those of eight images.
@@ -149,16 +149,16 @@ class ShortSampling:
             contexts = torch.stack([row.context for row in part])
             with keeping_inputs(self.layers if look else ()) as seen:
                 predicted = self.denoiser.predict(x[[row.image for row in part]], timestep, contexts)
-            noise.append(_finite(predicted.float(), "predictions"))
+            noise.append(_finite(predicted.float(), "what the U-Net predicts"))
             if look and part[0].row.conditional:
                 entered = torch.cat([seen[layer].float() for layer in self.layers], dim=-1)
-                features.append(_finite(entered, "features"))
+                features.append(_finite(entered, "the U-Net's features"))
         return torch.cat(noise), torch.cat(features) if look else None
 
 
 def _finite(values: Tensor, what: str) -> Tensor:
     if not values.isfinite().all():
-        raise ErasureError(OVERFLOW.format(what=what))
+        raise NotFiniteError(what)
     return values
 
 
