@@ -34,8 +34,8 @@ PAIRS = 8
 CHECKED_PAIRS = 2
 WEIGHT = 2.0
 IMAGES_PER_NEUTRAL = 2
-# A kept probe holds where it sees the concept this clearly in images that name it, and at most so in the same
-# with the concept erased.
+# A kept probe holds where it sees the concept in images that name it as clearly as the watch asks where the
+# prompt gives no sign, and in the same with the concept erased not so that the watch would see it.
 HOLDS, GONE = 0.6, 0.4
 # Concepts that are learnt together, in the same U-Net calls: so many fill them.
 TOGETHER = 2
@@ -105,6 +105,7 @@ class ProbeMaker:
         self.context_transform, self.cache, self.checkpoint = context_transform, cache, checkpoint
         self._layers = text_cross_attention(unet)
         self._looked_at = probed_layers(self._layers)
+        self._width = sum(layer.to_q.in_features for layer in self._looked_at)
         self._values = layer_values(context_transform)
         self._report = report or (lambda progress: None)
         self._neutral: Neutral | None = None
@@ -147,7 +148,8 @@ class ProbeMaker:
         return *_CONSTANTS, self.denoiser.parameterization, self.denoiser.alphas_cumprod
 
     def _kept(self, file: str) -> list[_Kept]:
-        return self.cache and self.cache.read(file, _Kept.all_of) or []
+        kept = self.cache.read(file, _Kept.all_of) if self.cache else None
+        return [one for one in kept or [] if len(one.probe.direction) == self._width]
 
     def _keep(self, file: str, kept: Sequence[_Kept]) -> None:
         if self.cache:
@@ -206,10 +208,9 @@ class ProbeMaker:
         everything = self._kept(wanted.file)
         apart = {}
         for index, kept in enumerate(everything):
-            if len(kept.probe.direction) == shown.shape[2]:
-                least, most = float(kept.probe.q(shown).amin()), float(kept.probe.q(erased).amax())
-                if least >= HOLDS and most <= GONE:
-                    apart[index] = least - most
+            least, most = float(kept.probe.q(shown).amin()), float(kept.probe.q(erased).amax())
+            if least >= HOLDS and most <= GONE:
+                apart[index] = least - most
         if not apart:
             return None
         best = everything.pop(max(apart, key=apart.__getitem__)).also_on(wanted.model)

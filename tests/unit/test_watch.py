@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from eiup.calibration import CalibrationCache
-from eiup.probes import IMAGES_PER_ANCHOR, Denoiser, Probe, ProbeMaker, Sight, fit
+from eiup.errors import ErasureError
+from eiup.probes import Neutral, Probe, Sight, fit
 from eiup.watch import BOUND, Watch
 
 WIDTH, POSITIONS = 16, 9
@@ -34,7 +34,7 @@ def sight_of(*probes):
 
 def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():
     shown, where = images(12, True, 0)
-    probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
+    probe = fit(shown, where, ~where, images(40, False, 1)[0], Neutral.of(images(40, False, 4)[0]))
     see = sight_of(probe)
     assert see(shown)[:, 0].quantile(0.1) == pytest.approx(1, abs=1e-4)
     assert (see(images(30, True, 2)[0])[:, 0] >= BOUND).all()
@@ -44,21 +44,21 @@ def test_a_probe_tells_images_that_show_the_concept_wherever_they_do():
 def test_neutral_images_may_show_the_concept_now_and_then():
     shown, where = images(12, True, 0)
     neutral = torch.cat([images(24, False, 4)[0], images(16, True, 5)[0]])
-    see = sight_of(fit(shown, where, ~where, images(40, False, 1)[0], neutral))
+    see = sight_of(fit(shown, where, ~where, images(40, False, 1)[0], Neutral.of(neutral)))
     assert (see(images(30, True, 2)[0])[:, 0] >= BOUND).all()
     assert (see(images(30, False, 3)[0])[:, 0] < BOUND).all()
 
 
 def test_what_every_image_shows_is_never_seen():
     shown, where = images(12, True, 0)
-    probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, True, 4)[0])
+    probe = fit(shown, where, ~where, images(40, False, 1)[0], Neutral.of(images(40, True, 4)[0]))
     assert (sight_of(probe)(shown) == 0).all()
 
 
 def test_what_comes_along_with_a_concept_does_not_tell_it():
     company = torch.eye(WIDTH)[7] * 20.0
     shown, where = images(12, True, 0)
-    probe = fit(shown + company, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
+    probe = fit(shown + company, where, ~where, images(40, False, 1)[0], Neutral.of(images(40, False, 4)[0]))
     see = sight_of(probe)
     assert see(images(30, False, 3)[0] + company).max() < BOUND
     assert see(images(30, True, 2)[0] + company).min() >= BOUND
@@ -66,7 +66,7 @@ def test_what_comes_along_with_a_concept_does_not_tell_it():
 
 def test_concepts_are_seen_each_by_its_own_probe():
     shown, where = images(12, True, 0)
-    probe = fit(shown, where, ~where, images(40, False, 1)[0], images(40, False, 4)[0])
+    probe = fit(shown, where, ~where, images(40, False, 1)[0], Neutral.of(images(40, False, 4)[0]))
     blind = Probe((0.0,) * WIDTH, 0.0)
     q = sight_of(blind, probe)(shown)
     assert (q[:, 0] == 0).all()
@@ -75,8 +75,76 @@ def test_concepts_are_seen_each_by_its_own_probe():
 
 def test_a_word_that_the_model_does_not_know_is_never_seen():
     shown, where = images(12, False, 0)
-    see = sight_of(fit(shown, where, ~where, images(12, False, 1)[0], images(40, False, 4)[0]))
+    see = sight_of(fit(shown, where, ~where, images(12, False, 1)[0], Neutral.of(images(40, False, 4)[0])))
     assert (see(torch.cat([shown, images(40, False, 5)[0]])) == 0).all()
+
+
+def test_neutral_images_come_back_from_what_is_stored_of_them():
+    features = images(40, True, 4)[0] * torch.logspace(-3, 3, WIDTH)
+    neutral = Neutral.of(features)
+    back = Neutral.of_tensors(neutral.to_tensors())
+    assert back.positions == 40 * POSITIONS
+    deviation = neutral.covariance.diagonal().sqrt()
+    off = (back.covariance - neutral.covariance) / deviation / deviation[:, None]
+    assert off.abs().max() < 1e-3
+    torch.testing.assert_close(back.covariance, back.covariance.T)
+    torch.testing.assert_close(back.mean, neutral.mean)
+
+
+def test_probes_do_not_depend_on_whether_neutral_images_were_stored():
+    shown, where = images(12, True, 0)
+    neutral = Neutral.of(images(40, False, 4)[0])
+    stored = Neutral.of_tensors(neutral.to_tensors())
+    one, other = (fit(shown, where, ~where, images(40, False, 1)[0], n) for n in (neutral, stored))
+    directions = torch.tensor([one.direction, other.direction])
+    assert torch.nn.functional.cosine_similarity(*directions, dim=0) > 0.9999
+    assert one.offset == pytest.approx(other.offset, abs=0.01)
+
+
+def test_the_positions_kept_of_a_neutral_image_have_those_that_stand_out():
+    features = torch.randn(3, 400, WIDTH, generator=torch.Generator().manual_seed(8))
+    features[:, 123] += SIGN
+    kept = Neutral.of(features).extremes
+    assert kept.shape[1] < 400 / 4
+    for image, few in zip(features, kept):
+        assert (few == image[123]).all(dim=1).any()
+
+
+@pytest.mark.parametrize("missing", ["mean", "deviation", "correlation", "extremes", "scale", "positions"])
+def test_neutral_images_are_not_made_of_a_part_or_of_what_is_no_number(missing):
+    tensors = Neutral.of(images(40, False, 4)[0]).to_tensors()
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
+        Neutral.of_tensors({name: x for name, x in tensors.items() if name != missing})
+    if missing != "positions":
+        with pytest.raises(ValueError, match="no numbers"):
+            Neutral.of_tensors({**tensors, missing: torch.full_like(tensors[missing], float("nan"))})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_under_autocast_a_probe_is_fitted_and_sees_in_full_precision(dtype):
+    shown, where = images(12, True, 0)
+    erased, neutral = images(40, False, 1)[0], images(40, False, 4)[0]
+
+    def fitted():
+        probe = fit(shown, where, ~where, erased, Neutral.of(neutral))
+        return probe, probe.q(shown), sight_of(probe)(shown)[:, 0]
+
+    probe, q, seen = fitted()
+    with torch.autocast("cpu", dtype):
+        again = fitted()
+    assert again[0] == probe
+    assert torch.equal(again[1], q)
+    assert torch.equal(again[2], seen)
+    torch.testing.assert_close(q, seen)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_features_that_overflow_are_an_error_and_not_unseen(value):
+    shown, where = images(12, True, 0)
+    see = sight_of(fit(shown, where, ~where, images(40, False, 1)[0], Neutral.of(images(40, False, 4)[0])))
+    shown[3, 4, 5] = value
+    with pytest.raises(ErasureError, match="half precision.*--no-half"):
+        see(shown)
 
 
 SIZE = (4, 4)
@@ -161,65 +229,3 @@ def test_a_concept_that_comes_back_late_is_erased_there_too_and_more_behind_the_
     assert second.afterwards > first.afterwards
     assert second.places[FIRST] == second.places[OTHER] == 1
     assert second.places[BESIDE] < 0.2
-
-
-class Painter(torch.nn.Module):
-    """A denoiser whose features tell whether the context names a star: a layer with a ``to_q``."""
-
-    def __init__(self):
-        super().__init__()
-        self.to_q = torch.nn.Identity()
-        self.rows, self.calls, self.erasing = None, 0, False
-
-    def predict(self, x, timestep, contexts):
-        self.calls += len(x)
-        named = contexts[:, 1, 0] > 0
-        features = x.flatten(2).transpose(1, 2).repeat(1, 1, WIDTH // 4)
-        noise = x.clone()
-        if not self.erasing:
-            features[named, 4] += SIGN
-            noise[named, :, 1, 1] -= 3.0
-        self.to_q(features)
-        return noise
-
-    def __enter__(self):
-        self.erasing = True
-        return self
-
-    def __exit__(self, *error):
-        self.erasing = False
-
-
-def encode(texts):
-    contexts = torch.zeros(len(texts), 3, 2)
-    contexts[["star" in text for text in texts], 1] = 1.0
-    return contexts
-
-
-def probe_of(painter, cache=None, values=1.0):
-    alphas = torch.linspace(0.9999, 0.005, 1000)
-    pair = encode(["star", ""])
-    denoiser = Denoiser(painter.predict, alphas, (4, 3, 3))
-    make_probe = ProbeMaker([painter], pair[1], encode, denoiser, cache)
-    return make_probe("star", [torch.tensor(values)], lambda: painter)
-
-
-def test_a_probe_is_made_from_images_with_and_without_the_concept():
-    probe = probe_of(Painter())
-    features = torch.randn(8, 9, WIDTH, generator=torch.Generator().manual_seed(7)) * 0.5
-    with_concept = features.clone()
-    with_concept[:, 2] += SIGN
-    see = sight_of(probe)
-    assert see(with_concept)[:, 0].min() > see(features)[:, 0].max()
-
-
-def test_a_probe_is_read_back_from_its_file_and_made_anew_for_another_model(tmp_path):
-    cache = CalibrationCache(tmp_path)
-    painter = Painter()
-    first = probe_of(painter, cache)
-    made = painter.calls
-    assert made >= 2 * IMAGES_PER_ANCHOR
-    assert probe_of(painter, cache) == first
-    assert painter.calls == made
-    probe_of(painter, cache, values=1.01)
-    assert painter.calls == 2 * made
