@@ -1,7 +1,7 @@
 """EIUP in the webui: erases concepts while images are generated."""
 
 from eiup.request import INFOTEXT_KEY
-from eiup.webui import compare, heat_maps, journal_page, page, routes, xyz
+from eiup.webui import compare, heat_maps, journal_page, page, preparing, routes, xyz
 from eiup.webui.generation import Generation
 from eiup.webui.sampling import SamplingPass
 from modules import script_callbacks, scripts
@@ -46,3 +46,5 @@ script_callbacks.on_ui_settings(page.settings)
 script_callbacks.on_before_ui(xyz.add_axes)
 script_callbacks.on_ui_tabs(journal_page.tab)
 script_callbacks.on_app_started(routes.add_routes)
+script_callbacks.on_app_started(preparing.on_server_started)
+script_callbacks.on_model_loaded(preparing.on_model_loaded)

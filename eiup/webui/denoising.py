@@ -1,26 +1,54 @@
-"""The webui's model as probes are made with it."""
+"""The webui's model as concepts are calibrated with it."""
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modules import shared
+from modules import paths, sd_unet
 
+from ..calibration import CalibrationCache
+from ..errors import ErasureError
 from ..probes import Denoiser
 from . import unet_guard
 from .encoding import ConceptEncoder
 
 # Latents of probes are square, of about the images' area, in these steps and at most this large.
 _STEP, _LARGEST = 16, 64
-_CALIBRATING = "EIUP learns what the concepts look like to this checkpoint, once."
 
 
-class CalibrationStopped(Exception):  # noqa: N818 - a signal, not an error
-    """The user has interrupted or skipped the generation while concepts were being calibrated."""
+def erasable_unet(model: nn.Module) -> nn.Module:
+    """The U-Net of ``model``. Raises :class:`ErasureError` where another one runs in its place."""
+    if sd_unet.current_unet is not None:
+        raise ErasureError(
+            "the U-Net is replaced by another implementation (such as TensorRT), in which concepts "
+            "cannot be erased. Choose SD Unet: None in the settings, or switch EIUP off"
+        )
+    return model.model.diffusion_model
+
+
+def calibration_cache() -> CalibrationCache:
+    """Where calibrations are kept: ``cache/eiup`` in the webui's data folder."""
+    return CalibrationCache(Path(paths.data_path) / "cache" / "eiup")
+
+
+def checkpoint_identity(model: Any) -> str:
+    """What tells the checkpoint of ``model`` from all others: its hash, or its file where the webui has not
+    made one (``--no-hashing``)."""
+    info = model.sd_checkpoint_info
+    known = getattr(info, "sha256", None) or getattr(model, "sd_model_hash", None)
+    if known:
+        return str(known)
+    file = Path(info.filename)
+    try:
+        about = file.stat()
+    except OSError:
+        return file.name
+    return f"{file.name} {about.st_size} {about.st_mtime_ns}"
 
 
 def denoiser_of(model: nn.Module, encode: ConceptEncoder, width: int, height: int) -> Denoiser:
@@ -31,15 +59,13 @@ def denoiser_of(model: nn.Module, encode: ConceptEncoder, width: int, height: in
     side = _STEP * round((width * height) ** 0.5 / 8 / _STEP)
     side = min(max(side, _STEP), _LARGEST)
     alphas = model.alphas_cumprod.float()
+    parameterization = "v" if getattr(model, "parameterization", "eps") == "v" else "eps"
 
     @cache
     def empty() -> Any:
         return encode.conditioning([""])
 
     def predict(x: Tensor, timestep: int, contexts: Tensor) -> Tensor:
-        if shared.state.interrupted or shared.state.skipped:
-            raise CalibrationStopped
-        shared.state.textinfo = _CALIBRATING
         t = torch.full((len(x),), timestep, device=x.device)
         if isinstance(empty(), dict):
             vector = empty()["vector"][:1].expand(len(x), -1)
@@ -50,9 +76,9 @@ def denoiser_of(model: nn.Module, encode: ConceptEncoder, width: int, height: in
             cond["c_concat"] = [x.new_zeros(len(x), more, *x.shape[2:])]
         with unet_guard.calibrating():
             output = model.apply_model(x, t, cond).float()
-        if getattr(model, "parameterization", "eps") != "v":
+        if parameterization != "v":
             return output
         alpha = alphas[timestep].to(x.device)
         return alpha.sqrt() * output + (1 - alpha).sqrt() * x
 
-    return Denoiser(predict, alphas, (channels, side, side))
+    return Denoiser(predict, alphas, (channels, side, side), parameterization)

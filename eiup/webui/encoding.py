@@ -45,7 +45,7 @@ class ConceptEncoder:
         Raises :class:`RequestError` for a concept of more than 75 tokens or of none, and for too many tokens
         in all.
         """
-        counts = [self._checked_count(concept) for concept in concepts]
+        counts = [check_token_count(self.conditioner, concept) for concept in concepts]
         if sum(counts) > MAX_TOKENS:
             raise RequestError(
                 "concepts",
@@ -59,12 +59,6 @@ class ConceptEncoder:
             for concept, context, count in zip(concepts, contexts, counts)
         ]
         return encoded, contexts[-1]
-
-    def _checked_count(self, concept: Concept) -> int:
-        count = count_tokens(self.conditioner, concept)
-        if count > CHUNK_TOKENS:
-            raise RequestError("concepts", concept.text, _ALLOWED, f"This one has {count}.")
-        return count
 
 
 def conditioner_of(model: nn.Module) -> nn.Module:
@@ -88,6 +82,14 @@ def count_tokens(conditioner: nn.Module, concept: Concept) -> int:
         raise RequestError("concepts", concept.text, _ALLOWED, "BREAK starts a second chunk in it.")
     if count < 1:
         raise RequestError("concepts", concept.text, "a concept that this model's vocabulary has tokens for")
+    return count
+
+
+def check_token_count(conditioner: nn.Module, concept: Concept) -> int:
+    """The concept's tokens. Raises :class:`RequestError` where they are none or too many."""
+    count = count_tokens(conditioner, concept)
+    if count > CHUNK_TOKENS:
+        raise RequestError("concepts", concept.text, _ALLOWED, f"This one has {count}.")
     return count
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ErasureError, RequestError
 from ..journal import event_record
 from ..policy import Policy
-from . import in_force
+from . import in_force, preparing
 from .stores import current_checkpoint, journal_settings, write_to_journal
 
 # The reason of a refusal may hold what a user typed; no more of it than this.
@@ -25,6 +25,8 @@ def current_policy() -> Policy | None:
         told = "\n".join(filter(None, (change.message, change.cause)))
         print(f"\n{'=' * 80}\n{told}\n{'=' * 80}", file=sys.stderr, flush=True)
         _write(event_record("policy", change.message, policy=policy.hash))
+        if change.new:
+            preparing.prepare_policy()
     return policy
 
 

@@ -13,7 +13,7 @@ from modules import shared
 
 from ..concepts import expand
 from ..request import concept_entries
-from . import journal_routes, policy_routes, preset_routes
+from . import calibration_routes, journal_routes, policy_routes, preset_routes
 from .route_errors import Route, RouteError
 from .stores import current_checkpoint, feedback_store, preset_store
 
@@ -47,6 +47,7 @@ def add_routes(_demo: Any, app: FastAPI) -> None:
         )
     router.add_api_route("/eiup/v1/policy", policy_routes.get_policy, methods=["GET"])
     preset_routes.add_routes(router)
+    calibration_routes.add_routes(router)
     app.include_router(router)
 
 

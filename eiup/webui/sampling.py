@@ -7,18 +7,16 @@ since the webui catches those of script methods and callbacks and would generate
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modules import devices, paths, processing, sd_unet, shared
+from modules import devices, processing, shared
 from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoiserParams
 
 from .. import rows
 from ..build import build_eraser
-from ..calibration import CalibrationCache
 from ..correction import as_index
 from ..eraser import ConceptEraser, Mode
 from ..errors import ErasureError, RequestError
@@ -26,7 +24,8 @@ from ..evidence import ImageEvidence
 from ..preserve import Twin
 from ..request import ErasureRequest
 from ..sampling import sample_erased
-from .denoising import CalibrationStopped, denoiser_of
+from .calibrating import CalibrationStopped, shown_calibration
+from .denoising import calibration_cache, checkpoint_identity, denoiser_of, erasable_unet
 from .encoding import ConceptEncoder, through_hypernetworks
 
 # Of the steps: where a refiner takes over this early, it does so before images are looked at.
@@ -116,19 +115,14 @@ class SamplingPass:
 
     def _attach(self, watches: bool = False, maps: bool = False) -> None:
         model = shared.sd_model
-        if sd_unet.current_unet is not None:
-            raise ErasureError(
-                "the U-Net is replaced by another implementation (such as TensorRT), in which concepts "
-                "cannot be erased. Choose SD Unet: None in the settings, or switch EIUP off"
-            )
-        unet = model.model.diffusion_model
+        unet = erasable_unet(model)
         encode = ConceptEncoder(model, self.p.width, self.p.height)
         concepts, empty = encode.concepts(self.request.concepts, self.request.strength)
-        cache = CalibrationCache(Path(paths.data_path) / "cache" / "eiup")
+        cache, checkpoint = calibration_cache(), checkpoint_identity(model)
         denoiser = denoiser_of(model, encode, self.p.width, self.p.height)
 
-        def build(mode: Mode) -> ConceptEraser:
-            with torch.no_grad(), devices.autocast():
+        def build(mode: Mode, maps: bool) -> ConceptEraser:
+            with torch.no_grad(), devices.autocast(), shown_calibration(unet) as report:
                 return build_eraser(
                     unet,
                     concepts,
@@ -142,15 +136,15 @@ class SamplingPass:
                     watches=watches,
                     goes_on=self._has_refiner(),
                     maps=maps,
+                    report=report,
+                    checkpoint=checkpoint,
                 )
 
         try:
-            eraser = build(self.request.mode)
+            eraser = build(self.request.mode, maps)
         except CalibrationStopped:
             # The sampler stops, too; should it not, nothing passes that was to be erased.
-            eraser = build("constant")
-        finally:
-            shared.state.textinfo = None
+            eraser = build("constant", maps=False)
         eraser.__enter__()
         self._eraser = eraser
         self._erased_model = (unet, model.sd_checkpoint_info)
@@ -208,7 +202,9 @@ class SamplingPass:
         if withheld and sampler.last_latent is not None:
             shared.state.current_latent = None
             sampler.last_latent = sampler.last_latent.clone()
-            sampler.last_latent[sorted(withheld)] = 0
+            # One by one: a list as an index has to be brought to the GPU, which would be waited for.
+            for image in withheld:
+                sampler.last_latent[image].zero_()
 
     def _withheld(self) -> set[int]:
         return self._eraser.withheld

@@ -28,6 +28,20 @@ async function askForProgress(task, preview) {
     return response.json();
 }
 
+function formatTime(seconds) {
+    const padded = (count) => String(Math.floor(count)).padStart(2, "0");
+    if (seconds <= 60) return `${Math.floor(seconds)}s`;
+    const minutes = `${padded((seconds / 60) % 60)}:${padded(seconds % 60)}`;
+    return seconds > 3600 ? `${padded(seconds / 3600)}:${minutes}` : minutes;
+}
+
+/** What the bar says: the server's text, unless it has several lines, how much is done, and the time left. */
+function progressText(answer, percent) {
+    let text = percent ? `${percent.toFixed(0)}%` : "";
+    if (answer.eta) text += ` ETA: ${formatTime(answer.eta)}`;
+    return answer.textinfo && !answer.textinfo.includes("\n") ? `${answer.textinfo} ${text}` : text;
+}
+
 /** Show a bar and previews until the task is over, then call `atEnd`. */
 async function requestProgress(task, container, gallery, atEnd) {
     const startWithin = 20000;
@@ -45,9 +59,10 @@ async function requestProgress(task, container, gallery, atEnd) {
             const answer = await askForProgress(task, known);
             wasActive ||= answer.active || answer.queued;
             if (answer.completed || (!answer.active && !answer.queued && (wasActive || Date.now() - started > startWithin))) break;
-            const percent = Math.round(100 * (answer.progress || 0));
+            const percent = 100 * (answer.progress || 0);
             bar.firstChild.style.width = `${percent}%`;
-            bar.firstChild.textContent = answer.textinfo || (percent ? `${percent}%` : "");
+            bar.firstChild.style.background = percent ? "" : "transparent";
+            bar.firstChild.textContent = progressText(answer, percent);
             if (answer.live_preview) {
                 preview.src = answer.live_preview;
                 known = answer.id_live_preview;

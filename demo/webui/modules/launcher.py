@@ -33,6 +33,7 @@ def create_ui():
 
     script_callbacks.before_ui_callback()
     shared.demo = ui.create_ui()
+    ui.write_defaults()
     return shared.demo
 
 

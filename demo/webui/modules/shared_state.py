@@ -16,6 +16,7 @@ class State:
     def __init__(self):
         self.server_start = time.time()
         self.need_restart = False
+        self.sampling_steps = 0
         self._reset(job="", job_count=0)
 
     def _reset(self, job: str, job_count: int) -> None:
@@ -27,8 +28,7 @@ class State:
         self.job_count = job_count
         self.job_timestamp = datetime.datetime.now().strftime("%Y%m%d%H%M%S")
         self.processing_has_refined_job_count = False
-        self.sampling_step = 0
-        self.sampling_steps = 0
+        self.sampling_step = 0  # sampling_steps are the last job's until this one samples
         self.current_latent = None
         self.current_image = None
         self.current_image_sampling_step = 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
+import os
 
 import gradio as gr
 import torch
@@ -11,6 +13,7 @@ import modules.gradio_extensons  # noqa: F401
 from modules import (
     extra_networks,
     infotext_utils,
+    paths,
     prompt_parser,
     script_callbacks,
     scripts,
@@ -35,6 +38,19 @@ switch_values_symbol = "\U000021c5"
 
 txt2img_paste_fields: list = []
 img2img_paste_fields: list = []
+
+
+def write_defaults() -> None:
+    """Write what the page begins with into ``ui-config.json``, as the host does for every field; here it is
+    the size of images. What is in the file already stays."""
+    from modules.ui_txt2img import SIZE
+
+    filename = os.path.join(paths.data_path, "ui-config.json")
+    if os.path.exists(filename):
+        return
+    size = {f"{tab}/{name}/value": SIZE for tab in ("txt2img", "img2img") for name in ("Width", "Height")}
+    with open(filename, "w", encoding="utf8") as file:
+        json.dump(size, file, indent=4)
 
 
 def update_token_counter(text: str, steps: int) -> str:

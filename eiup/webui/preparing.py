@@ -1,0 +1,267 @@
+"""Concepts that are calibrated ahead, in the background: one at a time, between the webui's generations.
+
+The state lives in this module, which survives the webui's *Reload UI*.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules import devices, errors, paths, sd_models, shared
+from modules.call_queue import queue_lock
+
+from ..build import calibrate_concepts
+from ..calibration import CalibrationProgress
+from ..concepts import Concept, is_number_within
+from ..errors import EiupError, RequestError
+from . import in_force
+from .calibrating import CalibrationStopped, stoppable
+from .denoising import calibration_cache, checkpoint_identity, denoiser_of, erasable_unet
+from .encoding import ConceptEncoder, through_hypernetworks
+
+MAX_WAITING = 256
+# Pixels.
+SIZES = (64, 8192)
+_DEFAULT_SIZE = 512
+# Seconds between two concepts: who waits for the webui's queue is woken, and takes its turn, in this time.
+_TURN = 0.1
+# Seconds between two looks whether a model has been loaded.
+_LOOK = 0.5
+# Seconds; a call of the U-Net on a CPU may have to come to its next block.
+_STOPPED_WITHIN = 30.0
+
+
+@dataclass(eq=False)
+class Wanted:
+    """A concept to be calibrated for images of ``width x height``: its gate, its probe or both.
+
+    ``checkpoint`` is the one that it was asked for; None stands for whichever is loaded when its turn comes.
+    """
+
+    concept: str
+    width: int
+    height: int
+    gate: bool = True
+    probes: bool = True
+    checkpoint: str | None = None
+    of_policy: bool = False
+    stopped: bool = False
+
+    def like(self, other: Wanted) -> bool:
+        return vars(self) == vars(other)
+
+
+class Preparation:
+    """The queue of concepts, and the thread that works on it while there are any."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[Wanted] = []
+        self._current: Wanted | None = None
+        self._working = self._loads = False
+        self._share = 0.0
+        self._finished = 0
+        # Of the checkpoint, as a user knows it, those that are prepared, in their order.
+        self._checkpoint: str | None = None
+        self._identity: str | None = None
+        self._prepared: list[str] = []
+        self._problem: str | None = None
+
+    def add(self, concepts: Sequence[Wanted], loads: bool = False) -> None:
+        """Put concepts at the end of the queue; with ``loads``, load a model for them where none is yet.
+        Raises :class:`RequestError` where too many would be waiting."""
+        with self._changed:
+            new = [wanted for wanted in concepts if not any(wanted.like(known) for known in self._waiting)]
+            asked = sum(not wanted.of_policy for wanted in (*self._waiting, *new))
+            if asked > MAX_WAITING and not all(wanted.of_policy for wanted in new):
+                raise RequestError(
+                    "concepts",
+                    f"{len(new)} concepts",
+                    f"at most {MAX_WAITING} that are waiting",
+                    "Wait until these are prepared, or stop them: DELETE /eiup/v1/calibrations.",
+                )
+            if not (self._waiting or self._current):
+                self._finished, self._problem = 0, None
+            self._waiting += new
+            self._loads = self._loads or loads
+            if self._waiting and not self._working:
+                self._working = True
+                threading.Thread(target=self._work, name="eiup-calibrations", daemon=True).start()
+
+    def forget_policy(self) -> None:
+        """Take what waits for a policy out of the queue: it has changed, or the checkpoint has."""
+        with self._changed:
+            self._waiting = [wanted for wanted in self._waiting if not wanted.of_policy]
+
+    def stop(self) -> None:
+        """Empty the queue and end what is being calibrated; returns once it has ended."""
+        with self._changed:
+            self._waiting.clear()
+            self._loads = False
+            if self._current is not None:
+                self._current.stopped = True
+            self._changed.wait_for(lambda: self._current is None, _STOPPED_WITHIN)
+            self._finished = 0
+
+    def told(self) -> dict[str, Any]:
+        """How far it is, as ``GET /eiup/v1/calibrations`` answers."""
+        with self._changed:
+            at = self._current
+            of = self._finished + (at is not None) + len(self._waiting)
+            return {
+                "running": bool(at or self._waiting),
+                "concept": at.concept if at else None,
+                "number": self._finished + (at is not None),
+                "of": of,
+                "done": round((self._finished + self._share) / of, 4) if of else 0.0,
+                "checkpoint": self._checkpoint,
+                "problem": self._problem,
+                "prepared": list(self._prepared),
+                "waiting": [wanted.concept for wanted in self._waiting],
+            }
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._working = self._loads = False
+                    return
+                may_begin = self._loads or sd_models.model_data.sd_model is not None
+            if may_begin:
+                # Generations hold it, too, and changes of the checkpoint; a first load has a lock of its own.
+                with queue_lock:
+                    with sd_models.model_data.lock:
+                        pass
+                    self._prepare_next()
+            time.sleep(_TURN if may_begin else _LOOK)
+
+    def _prepare_next(self) -> None:
+        with self._changed:
+            if not self._waiting:
+                return
+            wanted = self._current = self._waiting.pop(0)
+            self._share = 0.0
+        problem = None
+        try:
+            problem = self._prepare(wanted)
+        except CalibrationStopped:
+            pass
+        except EiupError as error:
+            problem = str(error)
+        except Exception as error:
+            errors.report(f"EIUP: {wanted.concept!r} could not be calibrated", exc_info=True)
+            problem = (
+                f"EIUP: {wanted.concept!r} could not be calibrated: {type(error).__name__}; the webui's "
+                "console says why."
+            )
+        finally:
+            with self._changed:
+                self._problem = problem or self._problem
+                self._finished += not wanted.stopped
+                self._current, self._share = None, 0.0
+                self._changed.notify_all()
+
+    def _prepare(self, wanted: Wanted) -> str | None:
+        """Calibrate it; returns why this was not done, None where it was."""
+        model = shared.sd_model
+        if model is None:
+            return "EIUP: no checkpoint is loaded; the webui's console says why."
+        identity = checkpoint_identity(model)
+        self._begin_checkpoint(model, identity)
+        if wanted.checkpoint not in (None, identity):
+            return (
+                f"EIUP: {wanted.concept!r} was to be prepared for another checkpoint than the one that is "
+                "loaded now. Load that one, and ask for it again."
+            )
+        _calibrate(model, wanted, self._report)
+        with self._changed:
+            if wanted.concept not in self._prepared:
+                self._prepared.append(wanted.concept)
+        return None
+
+    def _begin_checkpoint(self, model: Any, identity: str) -> None:
+        with self._changed:
+            if identity != self._identity:
+                self._identity, self._prepared = identity, []
+                self._checkpoint = model.sd_model_hash or model.sd_checkpoint_info.name
+
+    def _report(self, progress: CalibrationProgress) -> None:
+        self._share = progress.done
+
+
+def _calibrate(model: Any, wanted: Wanted, report: Any) -> None:
+    unet = erasable_unet(model)
+    encode = ConceptEncoder(model, wanted.width, wanted.height)
+    with torch.no_grad(), devices.autocast(), stoppable(unet, lambda: wanted.stopped):
+        concepts, empty = encode.concepts([Concept(wanted.concept)], strength=1.0)
+        calibrate_concepts(
+            unet,
+            concepts,
+            empty,
+            encode,
+            denoiser_of(model, encode, wanted.width, wanted.height),
+            context_transform=through_hypernetworks,
+            cache=calibration_cache(),
+            report=report,
+            checkpoint=checkpoint_identity(model),
+            gate=wanted.gate,
+            probes=wanted.probes,
+        )
+
+
+_started = False
+preparation = Preparation()
+# A thread that computes while Python ends takes the process down with it.
+atexit.register(preparation.stop)
+
+
+def prepare_policy() -> None:
+    """Have the concepts of the policy in force calibrated, as far as its modes need it; on a server without a
+    policy, nothing."""
+    policy = in_force.policy()
+    if policy is None:
+        return
+    probes = "adaptive" in policy.modes
+    gate = probes or "strict" in policy.modes
+    preparation.forget_policy()
+    if gate:
+        width, height = default_size()
+        preparation.add(
+            [Wanted(c.text, width, height, gate, probes, of_policy=True) for c in policy.concepts]
+        )
+
+
+def default_size() -> tuple[int, int]:
+    """Width and height that the page of this webui begins with, whose defaults are in ``ui-config.json``."""
+    file = getattr(shared.cmd_opts, "ui_config_file", None) or Path(paths.data_path) / "ui-config.json"
+    try:
+        kept = json.loads(Path(file).read_text(encoding="utf-8"))
+        sizes = [kept[f"txt2img/{name}/value"] for name in ("Width", "Height")]
+    except (OSError, ValueError, KeyError, TypeError):
+        sizes = []
+    if len(sizes) == 2 and all(is_number_within(size, *SIZES) for size in sizes):
+        return int(sizes[0]), int(sizes[1])
+    return _DEFAULT_SIZE, _DEFAULT_SIZE
+
+
+def on_server_started(_demo: Any, _app: Any) -> None:
+    """The webui's ``on_app_started`` callback."""
+    global _started
+    _started = True
+    prepare_policy()
+
+
+def on_model_loaded(_model: Any) -> None:
+    """The webui's ``on_model_loaded`` callback. The first one may come before the server has started, and
+    while the webui still does something with the model."""
+    if _started:
+        prepare_policy()
