@@ -20,12 +20,14 @@ OPERATIONS = [
     ("GET", "/eiup/v1/feedback"), ("POST", "/eiup/v1/feedback"), ("DELETE", "/eiup/v1/feedback"),
     ("GET", "/eiup/v1/journal"), ("GET", "/eiup/v1/journal.csv"), ("GET", "/eiup/v1/policy"),
     ("GET", "/eiup/v1/presets"), ("GET", "/eiup/v1/presets/{name}"), ("PUT", "/eiup/v1/presets/{name}"),
-    ("DELETE", "/eiup/v1/presets/{name}"),
+    ("DELETE", "/eiup/v1/presets/{name}"), ("GET", "/eiup/v1/calibrations"),
+    ("POST", "/eiup/v1/calibrations"), ("DELETE", "/eiup/v1/calibrations"),
 ]  # fmt: skip
 # The fields of bodies, each with what it may be.
 BODIES = {
-    "POST": {"concept": "star", "verdict": "spoilt", "checkpoint": "0123456789"},
-    "PUT": {"concepts": "star", "description": "a star"},
+    ("POST", "/eiup/v1/feedback"): {"concept": "star", "verdict": "spoilt", "checkpoint": "0123456789"},
+    ("PUT", "/eiup/v1/presets/{name}"): {"concepts": "star", "description": "a star"},
+    ("POST", "/eiup/v1/calibrations"): {"concepts": "star", "width": 128, "height": 128},
 }
 TEXTS = st.one_of(
     st.text(alphabet="ab\\:,#@()[]\"'<>./ \n\r\t\0-_%5", max_size=20),
@@ -51,6 +53,12 @@ def client(is_stand_in, webui_ckpt, tmp_path_factory) -> Iterator[Client]:
         yield stand_in.client
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left_to_be_calibrated(client):
+    yield
+    client.http.delete("/eiup/v1/calibrations")
+
+
 def described(client: Client) -> dict:
     paths = client.get("/openapi.json").json()["paths"]
     return {path: methods for path, methods in paths.items() if path.startswith("/eiup/")}
@@ -67,7 +75,7 @@ def test_whatever_is_sent_is_answered_or_refused(client, method, path):
     described_here = described(client)[path][method.lower()]
     names = [p["name"] for p in described_here.get("parameters", ()) if p["in"] == "query"]
     queries = st.lists(st.tuples(st.sampled_from([*names, "another"]), TEXTS), max_size=3)
-    fields = BODIES.get(method, {})
+    fields = BODIES.get((method, path), {})
     named = {name: st.one_of(st.just(right), TEXTS, JSON) for name, right in fields.items()}
     bodies = st.one_of(st.fixed_dictionaries(named), st.fixed_dictionaries({}, optional=named), JSON)
 
@@ -116,6 +124,8 @@ def escaped(text: str) -> str:
         ("PUT", "presets/mine", {"concepts": ["\ud800"]}),
         ("PUT", "presets/mine", {"concepts": "star", "\ud800": 1}),
         ("POST", "feedback", {"concept": "star", "verdict": ["\ud800"]}),
+        ("POST", "calibrations", {"concepts": ["\ud800"]}),
+        ("POST", "calibrations", {"concepts": "star", "\ud800": 1}),
     ],
     ids=str,
 )
@@ -137,6 +147,13 @@ REFUSED = {
         b'{"concept": "star", "verdict": "bad"}',
         422,
         "verdict is 'bad'",
+    ),
+    "a wrong size": (
+        "POST",
+        "calibrations",
+        b'{"concepts": "star", "width": 1e999}',
+        422,
+        "body width: value is not a valid integer",
     ),
     "a wrong time": ("GET", "journal?after=yesterday", None, 422, "after is 'yesterday'"),
 }
