@@ -83,16 +83,16 @@ def test_calibrating_ends_inside_of_the_call_in_which_it_is_stopped(host, comman
 
 
 def test_what_was_finished_before_is_kept(host, rows_of_one):
-    pair = ["a green castle", "a blue castle"]
+    # Two may be learnt side by side.
+    concepts = ["a green castle", "a blue castle", "a white castle"]
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(host.txt2img, **scene(**erasing(*pair)))
-        # Where several are learnt side by side, all end together.
-        seen = Progress(host).until(lambda told: "2 of 2" in told or running.done())
+        running = pool.submit(host.txt2img, **scene(**erasing(*concepts)))
+        progress = Progress(host)
+        assert progress.until(lambda told: "3 of 3" in told)
         host.post("/sdapi/v1/interrupt", {})
         running.result(timeout=60)
-    assert seen
     count(host)
-    host.txt2img(**scene(**erasing(pair[0])))
+    host.txt2img(**scene(**erasing(concepts[0])))
     assert counted(host)["rows"] < rows_of_one / 2
 
 
