@@ -98,6 +98,8 @@ class Server:
 
     def __enter__(self) -> Server:
         self.host.__enter__()
+        # What it does by itself is not to be met by faults that are meant for generations.
+        self.host.client.wait_until_prepared()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -75,6 +75,15 @@ class Client:
         pngs = [base64.b64decode(image.split(",", 1)[-1]) for image in answer["images"]]
         return Generation(pngs, info["infotexts"], info)
 
+    def wait_until_prepared(self) -> None:
+        """Wait until no concepts are being calibrated in the background, as a policy's are. Raises
+        ``HostError`` where that takes too long."""
+        deadline = time.monotonic() + ANSWER_WITHIN
+        while (told := self.get("/eiup/v1/calibrations").json())["running"]:
+            if time.monotonic() > deadline:
+                raise HostError(f"Concepts are still being calibrated after {ANSWER_WITHIN:.0f} s: {told}")
+            time.sleep(0.1)
+
     def close(self) -> None:
         self.http.close()
 

@@ -60,11 +60,8 @@ class Progress:
 
 def finished(webui: Client) -> dict[str, Any]:
     """What the webui says of the background job once it has ended."""
-    deadline = time.monotonic() + WITHIN
-    while (told := webui.get(PATH).json())["running"]:
-        assert time.monotonic() < deadline, told
-        time.sleep(0.1)
-    return told
+    webui.wait_until_prepared()
+    return webui.get(PATH).json()
 
 
 @pytest.fixture(autouse=True)

@@ -47,6 +47,7 @@ def _stand_in(request: pytest.FixtureRequest, ending: ExitStack) -> PolicedServe
     # EIUP first: the probe's callbacks come after its own.
     host.command += ["--nowebui", "--extension", str(ROOT), "--extension", str(PROBE)]
     ending.enter_context(host)
+    host.client.wait_until_prepared()
     return PolicedServer(host.client, folder / "data", file, host.log)
 
 

@@ -64,6 +64,8 @@ class PolicedServer:
         """Take back what the tests' extension has done."""
         self.client.post("/eiup-saboteur/mend", {})
         assert self.client.post("/eiup-probe/reset", {}).json()["running"] == 0
+        # Of another policy or checkpoint: what breaks next is meant for a generation.
+        self.client.wait_until_prepared()
 
 
 def check_proof(server: PolicedServer, infotexts: list[str], records: list[dict[str, Any]]) -> None:

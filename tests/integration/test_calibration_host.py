@@ -15,6 +15,7 @@ from demo.environment import ROOT
 from demo.host import Client, StandIn
 from tests.e2e.support import erasing, same, scene, second_checkpoint
 from tests.e2e.test_calibration import PATH, Progress, finished
+from tests.e2e.test_infotext import value_in
 
 METER = Path(__file__).parent / "meter"
 pytestmark = pytest.mark.timeout(600)
@@ -167,6 +168,24 @@ def test_a_policy_is_prepared_from_the_start_and_when_it_changes(tmp_path, webui
         other = finished(client)
         assert other["checkpoint"] != first["checkpoint"]
         assert "moon" in other["prepared"]
+
+
+@pytest.mark.parametrize("command", ["interrupt", "skip"])
+def test_calibrating_is_stopped_under_a_policy_too(tmp_path, webui_ckpt, command):
+    policed = Policed(
+        tmp_path, webui_ckpt, concepts=["star"], modes=["adaptive"], users_may_add_concepts=True
+    )
+    with policed.host as running:
+        client = running.client
+        finished(client)
+        count(client, command=command, call=3, attention=2)
+        answer = client.txt2img(**scene(**erasing("boat")))
+        assert counted(client)["after"] == 0
+        # It was stopped before the first call: what comes back is noise.
+        (proof,) = [value_in(text)["policy"] for text in answer.infotexts]
+        assert proof["rows"] == 0
+        proof = value_in(client.txt2img(**scene(**erasing("boat"))).infotexts[0])["policy"]
+        assert proof["rows"] == proof["under_erasure"] > 0
 
 
 def test_a_policy_that_needs_no_calibration_has_none(tmp_path, webui_ckpt):
