@@ -107,9 +107,9 @@ class Preparation:
         with self._changed:
             self._waiting.clear()
             self._loads = False
-            if self._current is not None:
-                self._current.stopped = True
-            self._changed.wait_for(lambda: self._current is None, _STOPPED_WITHIN)
+            if (stopped := self._current) is not None:
+                stopped.stopped = True
+                self._changed.wait_for(lambda: self._current is not stopped, _STOPPED_WITHIN)
             self._finished = 0
 
     def told(self) -> dict[str, Any]:
@@ -137,10 +137,8 @@ class Preparation:
                     return
                 may_begin = self._loads or sd_models.model_data.sd_model is not None
             if may_begin:
-                # Generations hold it, too, and changes of the checkpoint; a first load has a lock of its own.
+                # Generations hold it, too, and changes of the checkpoint.
                 with queue_lock:
-                    with sd_models.model_data.lock:
-                        pass
                     self._prepare_next()
             time.sleep(_TURN if may_begin else _LOOK)
 
@@ -172,6 +170,9 @@ class Preparation:
 
     def _prepare(self, wanted: Wanted) -> str | None:
         """Calibrate it; returns why this was not done, None where it was."""
+        # The first load of a model, which is not in the queue, holds this lock until all is done.
+        with sd_models.model_data.lock:
+            pass
         model = shared.sd_model
         if model is None:
             return "EIUP: no checkpoint is loaded; the webui's console says why."
