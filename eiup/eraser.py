@@ -376,16 +376,20 @@ class ConceptEraser:
     def _finish(self, call: UNetCall, output: Tensor) -> None:
         """Look at the images where it is time to, and record what was done."""
         if call.layers != len(self.layers):
-            raise ErasureError(
-                f"only {call.layers} of the U-Net's {len(self.layers)} text cross-attention layers were "
-                "corrected. Another extension may have replaced the others: disable it, or EIUP"
-            )
+            raise self._wrong_number_of(call.layers)
         if call.maps:
             self.maps.see(call.images, call.index, call.progress)
         if call.looks:
             self.opened |= self.watch.look(call.index, call.images, self._wanted, call.latent_size)
         call.see_output(output)
         self.recorder.add(call.evidence())
+
+    def _wrong_number_of(self, layers: int) -> ErasureError:
+        return ErasureError(
+            f"{layers} text cross-attention layers ran where the U-Net has {len(self.layers)}, so that it "
+            "cannot be told whether all were corrected. Another extension may have replaced some: disable it, "
+            "or EIUP"
+        )
 
     def _end_call(self) -> None:
         self._queries.clear()
@@ -411,6 +415,8 @@ class ConceptEraser:
                 return None
             number = call.layers
             call.layers += 1
+            if call.layers > len(self.layers):
+                raise self._wrong_number_of(call.layers)
             if not (call.needs_queries or self._maps(layer)):
                 return None
             queries = self._queries.pop(layer, None)

@@ -182,7 +182,7 @@ def test_a_layer_that_is_bypassed_is_an_error():
     with ConceptEraser(unet, [make_concept()], EMPTY) as eraser:
         layer.forward = lambda x, context=None, mask=None: x
         eraser.rows = (Row(0, True, 1),)
-        with pytest.raises(ErasureError, match="were corrected"):
+        with pytest.raises(ErasureError, match="cannot be told whether all were corrected"):
             unet(x, t, context=context)
 
 
@@ -252,3 +252,15 @@ def test_rows_of_one_batch_can_have_different_concepts_erased():
             eraser.rows = (Row(0, True, 1),)
             alone = unet(x[index : index + 1], t[:1], context=context[index : index + 1])
         torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_that_runs_twice_is_an_error():
+    unet = make_unet()
+    x, t, context = inputs(1)
+    layer = next(m for n, m in unet.named_modules() if n.endswith("attn2"))
+    original = layer.forward
+    with ConceptEraser(unet, [make_concept()], EMPTY) as eraser:
+        layer.forward = lambda *args, **kwargs: original(*args, **kwargs) + original(*args, **kwargs)
+        eraser.rows = (Row(0, True, 1),)
+        with pytest.raises(ErasureError, match="cannot be told whether all were corrected"):
+            unet(x, t, context=context)
