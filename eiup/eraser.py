@@ -386,9 +386,8 @@ class ConceptEraser:
 
     def _wrong_number_of(self, layers: int) -> ErasureError:
         return ErasureError(
-            f"{layers} text cross-attention layers ran where the U-Net has {len(self.layers)}, so that it "
-            "cannot be told whether all were corrected. Another extension may have replaced some: disable it, "
-            "or EIUP"
+            f"{layers} text cross-attention layers were corrected where the U-Net has {len(self.layers)}. "
+            "Another extension may have replaced some of them: disable it, or EIUP"
         )
 
     def _end_call(self) -> None:
