@@ -14,7 +14,7 @@ from tests.e2e.support import erasing, pixels, same, scene
 
 WITH, WITHOUT = "a wizard in a forest", "a car in the snow"
 # An image shows what it is to show from about this many steps on; the seeds of a batch count on.
-CLEAR = {"steps": 14, "batch_size": 2}
+CLEAR = {"steps": 10, "batch_size": 2}
 
 
 @pytest.fixture(scope="module", params=["autocast", "half"])
