@@ -41,8 +41,10 @@ class _TextEncoder(nn.Module):
         ).input_ids
 
     def forward(self, texts: list[str] | Tensor) -> Tensor:
+        """Contexts ``[B, 77, C]``, in float32 also where this computes in half precision: the webui's have
+        been multiplied with emphasis, which is."""
         ids = texts if isinstance(texts, Tensor) else self.tokenize(texts)
-        return self.transformer(input_ids=ids).last_hidden_state
+        return self.transformer(input_ids=ids).last_hidden_state.float()
 
 
 class FusedCrossAttention(CrossAttention):
