@@ -65,7 +65,7 @@ OWN = (
     "eiup.webui.encoding:ConceptEncoder.concepts",
     "eiup.webui.proven_pass:ProvenPass._see",
     "eiup.eraser:ConceptEraser._before_unet",
-    "eiup.eraser:ConceptEraser._suppress",
+    "eiup.eraser:ConceptEraser._corrected",
     "eiup.eraser:ConceptEraser._after_unet",
     "eiup.eraser:ConceptEraser.__enter__",
     "eiup.eraser:ConceptEraser.evidence",

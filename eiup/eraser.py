@@ -72,12 +72,16 @@ def text_cross_attention(unet: nn.Module) -> dict[str, nn.Module]:
 def layer_values(transform: ContextTransform | None = None) -> Callable[[nn.Module, Tensor], Tensor]:
     """A function that gives the values ``[B, T, H*d]`` which a layer makes of contexts ``[B, T, C]``.
 
-    Where the host keeps the layer's weights on another device until they are needed, they are brought to the
-    contexts' and back: a CPU may not compute in half precision, and autocast does not reach it.
+    Contexts are cast to the weights' half precision, as a host casts them before they enter the U-Net. Where
+    the host keeps the weights on another device until they are needed, they are brought to the contexts' and
+    back: a CPU may not compute in half precision, and autocast does not reach it.
     """
 
     def values(layer: nn.Module, contexts: Tensor) -> Tensor:
-        home = next(layer.to_v.parameters()).device
+        weight = next(layer.to_v.parameters())
+        home = weight.device
+        if weight.dtype in (torch.float16, torch.bfloat16):
+            contexts = contexts.to(weight.dtype)
         _, for_v = transform(layer, contexts) if transform else (contexts, contexts)
         if home == contexts.device:
             return layer.to_v(for_v)

@@ -1,8 +1,11 @@
 """The benchmark: its cases, its baselines' equations, and runs that go on where they were."""
 
 import argparse
+import ast
+import importlib
 import json
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -28,6 +31,8 @@ from bench.methods import METHODS, erasing, without_concept
 from bench.pictures import draw_chart
 from bench.results import Results, case_key
 from bench.sld import SLD, safety_guidance
+from bench.soak_cases import NOT_NEEDED, OWN
+from demo.environment import ROOT
 from demo.toyland.model import WEIGHTS, load_checkpoint
 from demo.toyland.oracle import load_oracle
 from demo.toyland.pipeline import generate
@@ -465,3 +470,18 @@ def test_ratios_and_intervals_of_speed():
     assert figures["ratio_inside_hooks"] == pytest.approx(1.1)
     assert figures["ratio_interval_95"] == pytest.approx([1.1, 1.5])
     assert (figures["seconds_per_step_plain"], figures["seconds_per_step"]) == (0.1, 0.15)
+
+
+@pytest.mark.parametrize("name", [*OWN, NOT_NEEDED])
+def test_the_functions_that_the_soak_breaks_exist(name):
+    module, _, path = name.partition(":")
+    if module.startswith("eiup.webui"):  # imports the webui's own modules
+        tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
+        owner, _, function = path.rpartition(".")
+        bodies = [node.body for node in ast.walk(tree) if getattr(node, "name", None) == owner]
+        body = bodies[0] if owner else tree.body
+        known = {getattr(node, "name", None) for node in body}
+        known |= {a.asname or a.name for node in body if isinstance(node, ast.ImportFrom) for a in node.names}
+        assert function in known
+    else:
+        assert callable(operator.attrgetter(path)(importlib.import_module(module)))
