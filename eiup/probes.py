@@ -34,8 +34,9 @@ VERSION = 5
 WATCHED_AT = 0.36
 LAYERS = 2
 SHRINKAGE = 0.05
-# Of the largest change that erasing makes to the clean prediction: where the concept is, and where not.
-REGION = 0.7
+# Of the largest change that erasing makes to the clean prediction: from where on the concept is, the more the
+# larger the change, and where it is not.
+REGION = 0.6
 ELSEWHERE = 0.3
 # Of the median over images that name a concept: how far these have to be from others.
 LEAST_SPAN = 0.1
@@ -176,18 +177,19 @@ class Neutral:
 
 
 def fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Neutral) -> Probe:
-    """The probe that tells the features ``shown [B, N, D]`` at ``where [B, N]`` from those ``elsewhere
-    [B, N]`` and from other images', ``erased`` and ``neutral``. Where they are hardly told apart, as for a
-    word that the model does not know, or where neutral images mostly show it, it is one that never sees
-    anything."""
+    """The probe that tells the features ``shown [B, N, D]``, with the weights ``where [B, N]``, from those
+    ``elsewhere [B, N]`` and from other images', ``erased`` and ``neutral``. Where they are hardly told
+    apart, as for a word that the model does not know, or where neutral images mostly show it, it is one that
+    never sees anything."""
     with full_precision(shown.device):
-        return _fit(shown.float(), where, elsewhere, erased.float(), neutral.to(shown.device))
+        return _fit(shown.float(), where.float(), elsewhere, erased.float(), neutral.to(shown.device))
 
 
 def _fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Neutral) -> Probe:
     of_others = _moments(torch.cat([erased.flatten(0, 1), shown[elsewhere]]))
     mean, covariance = _pooled(of_others, (neutral.positions, neutral.mean, neutral.covariance))
-    difference = shown[where].mean(0) - mean
+    of_concept = (shown * where[..., None]).sum(dim=(0, 1)) / where.sum().clamp_min(1e-12)
+    difference = of_concept - mean
     # On the CPU: not every device that a host knows can solve.
     direction = torch.linalg.solve(_shrunk(covariance).cpu(), difference.cpu()).to(mean.device)
 
@@ -246,9 +248,11 @@ def _extremes(features: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
 
 
 def regions(change: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-    """Where ``change [B, C, H, W]`` is large and where it is small, in ``positions`` of a smaller square map:
-    each ``[B, N]``."""
-    energy = smooth(change.square().sum(dim=1, keepdim=True))
-    energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
-    most = energy.amax(dim=1, keepdim=True)
-    return energy >= REGION * most, energy < ELSEWHERE * most
+    """Where ``change [B, C, H, W]`` is large, as weights in 0..1, and where it is small, in ``positions`` of a
+    smaller square map: each ``[B, N]``."""
+    with full_precision(change.device):
+        energy = smooth(change.float().square().sum(dim=1, keepdim=True))
+        energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
+        share = energy / energy.amax(dim=1, keepdim=True).clamp_min(1e-30)
+        # No threshold: rounding would move positions across.
+        return ((share - REGION) / (1 - REGION)).clamp_min(0), share < ELSEWHERE

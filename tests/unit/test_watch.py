@@ -54,6 +54,13 @@ def test_what_every_image_shows_is_never_seen():
     assert (sight_of(probe)(shown) == 0).all()
 
 
+def test_what_erasing_does_not_change_is_never_seen():
+    shown, where = images(12, True, 0)
+    nowhere = torch.zeros(where.shape)
+    probe = fit(shown, nowhere, ~where, shown, Neutral.of(images(40, False, 4)[0]))
+    assert (sight_of(probe)(shown) == 0).all()
+
+
 def test_what_comes_along_with_a_concept_does_not_tell_it():
     company = torch.eye(WIDTH)[7] * 20.0
     shown, where = images(12, True, 0)
