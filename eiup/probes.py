@@ -8,12 +8,12 @@ linear discriminant tells the concept's positions from all others::
     q = (r - low) / (high - low)
 
 ``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
-change most when it is erased from the same noise. ``mu_0`` and ``C`` are mean and covariance over other
-positions: those of the same images that hardly change, so that what comes along with the concept does not
-tell; and all of other images: the same with the concept erased, and those of neutral prompts. Nine of ten of
-the images that name it reach ``high``, and nine of ten of the erased ones stay below ``low``. So do nine of
-ten of the neutral ones that are nearer to these; the others show the concept, too. So ``q`` is 1 and more
-where the concept is, 0 and less where it is not.
+change most when it is erased from the same noise, weighted by how much. ``mu_0`` and ``C`` are mean and
+covariance over other positions: those of the same images that hardly change, so that what comes along with
+the concept does not tell; and all of other images: the same with the concept erased, and those of neutral
+prompts. Nine of ten of the images that name it reach ``high``, and nine of ten of the erased ones stay below
+``low``. So do nine of ten of the neutral ones that are nearer to these; the others show the concept, too. So
+``q`` is 1 and more where the concept is, 0 and less where it is not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LAYERS = 2
 SHRINKAGE = 0.05
 # Of the largest change that erasing makes to the clean prediction: from where on the concept is, the more the
 # larger the change, and where it is not.
-REGION = 0.6
+REGION = 0.4
 ELSEWHERE = 0.3
 # Of the median over images that name a concept: how far these have to be from others.
 LEAST_SPAN = 0.1
@@ -248,11 +248,12 @@ def _extremes(features: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
 
 
 def regions(change: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-    """Where ``change [B, C, H, W]`` is large, as weights in 0..1, and where it is small, in ``positions`` of a
-    smaller square map: each ``[B, N]``."""
+    """Where ``change [B, C, H, W]`` is large, as weights whose sum is 1 in each image, and where it is small,
+    in ``positions`` of a smaller square map: each ``[B, N]``."""
     with full_precision(change.device):
         energy = smooth(change.float().square().sum(dim=1, keepdim=True))
         energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
         share = energy / energy.amax(dim=1, keepdim=True).clamp_min(1e-30)
-        # No threshold: rounding would move positions across.
-        return ((share - REGION) / (1 - REGION)).clamp_min(0), share < ELSEWHERE
+        # No threshold, across which rounding would move positions.
+        weights = (share - REGION).clamp_min(0)
+        return weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12), share < ELSEWHERE

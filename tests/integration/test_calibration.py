@@ -261,13 +261,12 @@ def test_after_an_interruption_the_u_net_is_as_it_was(painter, cache):
 def test_two_threads_that_need_the_same_make_it_once(cache):
     rows, results, began = [], [], threading.Barrier(2)
 
-    def work():
-        painter = Painter()
+    def work(painter):
         began.wait()
         results.append(learn(painter, [STAR, MOON], cache)[0])
         rows.append(sum(painter.rows))
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(Painter(),)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
