@@ -8,12 +8,12 @@ linear discriminant tells the concept's positions from all others::
     q = (r - low) / (high - low)
 
 ``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
-change most when it is erased from the same noise, weighted by how much. ``mu_0`` and ``C`` are mean and
-covariance over other positions: those of the same images that hardly change, so that what comes along with
-the concept does not tell; and all of other images: the same with the concept erased, and those of neutral
-prompts. Nine of ten of the images that name it reach ``high``, and nine of ten of the erased ones stay below
-``low``. So do nine of ten of the neutral ones that are nearer to these; the others show the concept, too. So
-``q`` is 1 and more where the concept is, 0 and less where it is not.
+change most when it is erased from the same noise, weighted by the square of how much. ``mu_0`` and ``C`` are
+mean and covariance over other positions: those of the same images that hardly change, so that what comes
+along with the concept does not tell; and all of other images: the same with the concept erased, and those of
+neutral prompts. Nine of ten of the images that name it reach ``high``, and nine of ten of the erased ones
+stay below ``low``. So do nine of ten of the neutral ones that are nearer to these; the others show the
+concept, too. So ``q`` is 1 and more where the concept is, 0 and less where it is not.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ VERSION = 5
 WATCHED_AT = 0.36
 LAYERS = 2
 SHRINKAGE = 0.05
-# Of the largest change that erasing makes to the clean prediction: from where on the concept is, the more the
-# larger the change, and where it is not.
-REGION = 0.4
+# Of the largest change that erasing makes to the clean prediction: below this the concept is not there. Where
+# it is counts with this power of the change, and not from a threshold on, across which rounding would move
+# positions.
 ELSEWHERE = 0.3
+REGION_POWER = 2
 # Of the median over images that name a concept: how far these have to be from others.
 LEAST_SPAN = 0.1
 # Of neutral images: how many at most may show a concept that is told from others.
@@ -45,7 +46,7 @@ MOST_NEUTRAL = 0.5
 # Positions that are kept of a neutral image.
 EXTREMES = 32
 CONSTANTS = (
-    VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION, ELSEWHERE, LEAST_SPAN, MOST_NEUTRAL, EXTREMES,
+    VERSION, WATCHED_AT, LAYERS, SHRINKAGE, REGION_POWER, ELSEWHERE, LEAST_SPAN, MOST_NEUTRAL, EXTREMES,
 )  # fmt: skip
 
 
@@ -254,6 +255,5 @@ def regions(change: Tensor, positions: int) -> tuple[Tensor, Tensor]:
         energy = smooth(change.float().square().sum(dim=1, keepdim=True))
         energy = F.adaptive_avg_pool2d(energy, round(positions**0.5)).flatten(1)
         share = energy / energy.amax(dim=1, keepdim=True).clamp_min(1e-30)
-        # No threshold, across which rounding would move positions.
-        weights = (share - REGION).clamp_min(0)
+        weights = share**REGION_POWER
         return weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12), share < ELSEWHERE
