@@ -8,7 +8,7 @@ linear discriminant tells the concept's positions from all others::
     q = (r - low) / (high - low)
 
 ``mu_1`` is the mean of ``h`` where the concept is: in images of prompts that name it, the positions that
-change most when it is erased from the same noise, weighted by the square of how much. ``mu_0`` and ``C`` are
+change most when it is erased from the same noise, weighted by how much. ``mu_0`` and ``C`` are
 mean and covariance over other positions: those of the same images that hardly change, so that what comes
 along with the concept does not tell; and all of other images: the same with the concept erased, and those of
 neutral prompts. Nine of ten of the images that name it reach ``high``, and nine of ten of the erased ones
@@ -38,7 +38,7 @@ SHRINKAGE = 0.05
 # it is counts with this power of the change, and not from a threshold on, across which rounding would move
 # positions.
 ELSEWHERE = 0.3
-REGION_POWER = 2
+REGION_POWER = 2.5
 # Of the median over images that name a concept: how far these have to be from others.
 LEAST_SPAN = 0.1
 # Of neutral images: how many at most may show a concept that is told from others.
