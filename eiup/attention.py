@@ -45,11 +45,13 @@ def outputs(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     ``queries [R, N, C]``; ``keys, values [K, H, T, d]``. With values that are zero but for a concept's own
     tokens, these are the features ``F_k``.
     """
+    rows, positions, channels = queries.shape
+    concepts, heads = keys.shape[:2]
     # All rows share the contexts, so that they are one long row of positions. They are copied for each
     # context, since not every fused attention takes queries that are the same memory.
-    q = queries.flatten(0, 1).expand(len(keys), -1, -1).contiguous()
-    attended = F.scaled_dot_product_attention(split_heads(q, keys.shape[1]), keys, values)
-    return merge_heads(attended).unflatten(1, queries.shape[:2])
+    q = queries.reshape(1, rows * positions, heads, channels // heads).expand(concepts, -1, -1, -1)
+    attended = F.scaled_dot_product_attention(q.contiguous().transpose(1, 2), keys, values)
+    return attended.transpose(1, 2).reshape(concepts, rows, positions, channels)
 
 
 def suppression(
@@ -65,7 +67,7 @@ def suppression(
         features = outputs(queries, keys[part], values[part])
         if weights is not None:
             features = features * weights[part]
-        torch.linalg.vector_norm(features.detach().flatten(2), dim=-1, dtype=torch.float32, out=norms[part])
+        torch.linalg.vector_norm(features.detach(), dim=(2, 3), dtype=torch.float32, out=norms[part])
         change = features[0] if len(features) == 1 else features.sum(0)
         total = change if total is None else total + change
     return total

@@ -1,8 +1,7 @@
-"""What is subtracted in a U-Net call: decided once, and kept for the calls that decide alike."""
+"""What is subtracted in U-Net calls: made once, and kept for those of which the same is decided."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -56,12 +55,14 @@ class Correction:
         return self._of_layer[layer]
 
     def subtract(self, outputs: Tensor, change: Tensor) -> Tensor:
-        """``outputs [B, N, C]`` less ``change [R, N, C]`` in the rows of this correction."""
-        corrected, change = outputs.clone(), change.to(outputs.dtype)
+        """``outputs [B, N, C]`` less ``change [R, N, C]`` in the rows of this correction; in place where
+        their memory is their own."""
+        if outputs.requires_grad or not outputs.is_contiguous():
+            outputs = outputs.clone()
         if isinstance(self.index, slice):
-            corrected[self.index].sub_(change)
-            return corrected
-        return corrected.index_add_(0, self.index, change, alpha=-1)
+            outputs[self.index].sub_(change)
+            return outputs
+        return outputs.index_add_(0, self.index, change.to(outputs.dtype), alpha=-1)
 
     def weights(self, positions: int, dtype: torch.dtype) -> Tensor | None:
         """What the features of a layer with so many positions are still to be multiplied by; it broadcasts to
@@ -86,38 +87,6 @@ class Correction:
             ]
         )
         return weights * places[..., None]
-
-
-class Corrections:
-    """The corrections of the last U-Net calls, by what they depend on."""
-
-    KEPT = 4
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple, Correction] = OrderedDict()
-
-    def of(
-        self,
-        rows: Sequence[int],
-        concepts: tuple[int, ...],
-        coefficients: Tensor,
-        places: Places,
-        latent_size: tuple[int, int],
-        device: torch.device,
-    ) -> Correction:
-        """The correction with these arguments; the same one where they are those of one that is kept."""
-        # A place is known by its identity: the correction keeps it, so that no other has the same.
-        of_places = tuple(id(place) for row in places for place in row)
-        key = (tuple(rows), concepts, tuple(coefficients.flatten().tolist()), of_places, latent_size)
-        if key not in self._kept:
-            self._kept[key] = Correction(rows, concepts, coefficients, places, latent_size, device)
-            if len(self._kept) > self.KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
-
-    def clear(self) -> None:
-        self._kept.clear()
 
 
 def as_index(rows: Sequence[int], device: torch.device) -> slice | Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import attention
-from .correction import Corrections, as_index
+from .correction import as_index
 from .errors import ErasureError, NotFiniteError, UnsupportedModelError
 from .evidence import ImageEvidence, Recorder
 from .gate import Decision, PromptGate
@@ -19,13 +19,12 @@ from .maps import FormingMaps
 from .proof import Tally
 from .rows import Rows
 from .schedule import Window, progress
-from .unet_call import UNetCall
+from .unet_call import Plan, UNetCall
 from .watch import BeginAnew, Watch
 
-# How many decisions of the gate are kept: prompts may alternate from step to step.
-_DECISIONS = 4
-# Of rows of which no gate decides.
-_UNDECIDED = Decision(*[torch.empty(0)] * 3)
+# How many decisions of the gate, and what follows from them, are kept: prompts may alternate from step to
+# step, and the rows of one step come in several calls.
+_KEPT = 4
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -123,6 +122,14 @@ class _LayerConcepts:
         return outputs[:-1], outputs[-1]
 
 
+@dataclass(frozen=True, eq=False)
+class _Decided:
+    """The gate's decision, where there is one, for rows with these ``contexts [R, T, C]``."""
+
+    contexts: Tensor
+    decision: Decision | None
+
+
 class ConceptEraser:
     """Erases ``concepts`` in every cross-attention of ``unet`` while entered as a context manager.
 
@@ -189,8 +196,8 @@ class ConceptEraser:
         self._queries: dict[nn.Module, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._call: UNetCall | None = None
-        self._corrections = Corrections()
-        self._decided: list[tuple[Tensor, Decision]] = []
+        self._decided: list[_Decided] = []
+        self._plans: dict[tuple, Plan] = {}
         self._indices: dict[tuple[int, ...], slice | Tensor] = {}
 
     def evidence(self) -> dict[int, ImageEvidence]:
@@ -297,7 +304,7 @@ class ConceptEraser:
         self._call = self.rows = None
 
     def _forget_decisions(self) -> None:
-        self._corrections.clear()
+        self._plans.clear()
         self._decided.clear()
 
     # ------------------------------------------------------------------------------------- hooks
@@ -317,31 +324,25 @@ class ConceptEraser:
         index = self._index(rows, x.device)
         contexts = context[index]
         self.context_dtype = context.dtype
-        timestep, known = self._read(timesteps, contexts)
+        timestep, decided = self._read(timesteps, contexts)
         at = progress(timestep, self.training_steps)
         if self.watch is not None and not self.suspended:
             self.watch.check(at)
         maps = self.maps is not None and self.maps.collects(at)
         if self.surveying and not maps:
             raise BeginAnew
-        size = tuple(x.shape[-2:])
-        call = self._call = UNetCall(rows, index, at, self._weights * self.window(at), size, x.device)
-        if known is None:
-            known = self._decide(contexts) if call.erased and self.gate is not None else _UNDECIDED
-            self._decided = [(contexts.clone(), known), *self._decided[: _DECISIONS - 1]]
-            # Presence is stable over steps: one measurement of each prompt is enough.
-            call.measures = True
-        call.looks = self.watch is not None and self.watch.looks(at)
-        call.maps = maps
+        is_new = decided is None
+        if is_new:
+            decision = self._decide(contexts) if len(contexts) and self.gate is not None else None
+            decided = _Decided(contexts.clone(), decision)
+            self._decided = [decided, *self._decided[: _KEPT - 1]]
+        looks = self.watch is not None and self.watch.looks(at)
+        plan = self._plan(rows, index, at, decided, x)
+        call = self._call = UNetCall(plan, at, len(self.layers), corrects=not self.suspended)
+        # Presence is stable over steps: one measurement of each prompt is enough.
+        call.measures, call.looks, call.maps = is_new, looks, maps
         self._images.update(row.image for row in rows)
-        if known is not _UNDECIDED:
-            call.apply(known)
-        if call.erased and self.watch is not None:
-            call.follow(self.watch)
-        call.settle(self._corrections, len(self.layers))
-        self.opened.update(call.active_images)
-        if self.suspended:
-            call.suspend()
+        self.opened.update(plan.active_images)
 
     def _index(self, rows: Rows, device: torch.device) -> slice | Tensor:
         """Where the erased ones among the rows are."""
@@ -350,13 +351,29 @@ class ConceptEraser:
             self._indices[erased] = as_index(erased, device)
         return self._indices[erased]
 
-    def _read(self, timesteps: Tensor, contexts: Tensor) -> tuple[float, Decision | None]:
+    def _read(self, timesteps: Tensor, contexts: Tensor) -> tuple[float, _Decided | None]:
         """The timestep, and what was decided for rows with these contexts, None where they are new: the one
         transfer of a U-Net call, since each waits for all that the device has still to do."""
-        decided = [(known, d) for known, d in self._decided if known.shape == contexts.shape]
-        alike = [(known == contexts).all() for known, _ in decided]
+        known = [decided for decided in self._decided if decided.contexts.shape == contexts.shape]
+        alike = [(decided.contexts == contexts).all() for decided in known]
         timestep, *same = torch.stack([x.float() for x in (timesteps.flatten()[0], *alike)]).tolist()
-        return timestep, next((d for (_, d), is_same in zip(decided, same) if is_same), None)
+        return timestep, next((decided for decided, is_same in zip(known, same) if is_same), None)
+
+    def _plan(
+        self, rows: Rows, index: slice | Tensor, at: float, decided: _Decided, latents: Tensor
+    ) -> Plan:
+        """What follows from the gate's decision and from what was seen; the same as long as these are."""
+        inside, size = self.window(at), tuple(latents.shape[-2:])
+        seen = self.watch.state(at) if self.watch is not None else None
+        key = (rows, inside, size, decided, seen)
+        plan = self._plans.get(key)
+        if plan is None:
+            weights = self._weights * inside
+            plan = Plan(rows, index, weights, size, latents.device, decided.decision, self.watch, at)
+            while len(self._plans) >= _KEPT:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = plan
+        return plan
 
     def _decide(self, contexts: Tensor) -> Decision:
         """The gate's decision for rows with these contexts, on the CPU."""
@@ -371,20 +388,21 @@ class ConceptEraser:
 
     def _after_unet(self, unet: nn.Module, args: tuple, output: Tensor) -> None:
         call, self._call = self._call, None
-        if call is not None and call.erased:
+        if call is not None and call.erases:
             self._finish(call, output)
         self._end_call()
         if call is not None and self.tally is not None:
-            self.tally.decide(call.rows)
+            self.tally.decide(call.plan.rows)
 
     def _finish(self, call: UNetCall, output: Tensor) -> None:
         """Look at the images where it is time to, and record what was done."""
         if call.layers != len(self.layers):
             raise self._wrong_number_of(call.layers)
+        plan = call.plan
         if call.maps:
-            self.maps.see(call.images, call.index, call.progress)
+            self.maps.see(plan.images, plan.index, call.progress)
         if call.looks:
-            self.opened |= self.watch.look(call.index, call.images, self._wanted, call.latent_size)
+            self.opened |= self.watch.look(plan.index, plan.images, self._wanted, plan.latent_size)
         call.see_output(output)
         self.recorder.add(call.evidence())
 
@@ -414,7 +432,7 @@ class ConceptEraser:
     def _correct(self, layer: nn.Module) -> Callable:
         def hook(module: nn.Module, args: tuple) -> tuple | None:
             call = self._call
-            if call is None or not call.erased:
+            if call is None or not call.erases:
                 return None
             number = call.layers
             call.layers += 1
@@ -436,7 +454,9 @@ class ConceptEraser:
                 )
             if self._maps(layer):
                 features = attention.feature_map(call.select(queries), concepts.keys, concepts.values)
-                self.maps.add(call.images, call.progress, features.permute(1, 2, 0), call.latent_size)
+                self.maps.add(
+                    call.plan.images, call.progress, features.permute(1, 2, 0), call.plan.latent_size
+                )
             if call.correction is None:
                 return None
             return (self._corrected(call, call.norms[number], queries, outputs, concepts), *args[1:])
@@ -452,7 +472,7 @@ class ConceptEraser:
         """``outputs [B, N, C]`` less what is suppressed; what is measured goes into ``norms [K + 1, R]``."""
         correction = call.correction
         prompt, queries = outputs[correction.index], queries[correction.index]
-        torch.linalg.vector_norm(prompt.detach().flatten(1), dim=-1, dtype=torch.float32, out=norms[-1])
+        torch.linalg.vector_norm(prompt.detach(), dim=(1, 2), dtype=torch.float32, out=norms[-1])
         if self.mode == "projection":
             of_concepts, empty = concepts.outputs(queries)
             of_concepts = of_concepts[correction.concept_index]

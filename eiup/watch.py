@@ -39,7 +39,7 @@ is seen is erased for good.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -141,6 +141,7 @@ class Watch:
         self._looked_late_at: float | None = None
         self._is_late = False
         self._closed = False
+        self._passes = 0
 
     @property
     def tells_effect(self) -> bool:
@@ -191,12 +192,14 @@ class Watch:
         self._likeness.clear()
         self._dismissed.clear()
         self._began_at = self._looked_at = self._looked_late_at = None
+        self._passes += 1
 
     def go_on_from(self, before: Watch) -> None:
         """This pass goes on with the images of the pass ``before``: what was seen there is erased from the
         first call on, as it was there behind the look. These images show nothing of it any more, and this
         pass may bring it back into them."""
         self.erased.update((pair, erasure.behind) for pair, erasure in before.erased.items())
+        self._passes += 1
 
     def close(self) -> None:
         """Look no more in this pass, since it cannot be begun anew: what was seen is erased from here on, and
@@ -228,6 +231,10 @@ class Watch:
     def _is_behind(self, at: float) -> bool:
         """Whether progress ``at`` lies behind the look of this pass, or there is none to come."""
         return self._closed or self._looked_at is not None and at != self._looked_at
+
+    def state(self, at: float) -> Hashable:
+        """The same for U-Net calls in which :meth:`erasure` answers alike."""
+        return self._passes, self._is_behind(at), frozenset(self._dismissed)
 
     def erasure(self, image: int, concept: int, at: float, likeness: float) -> Erasure:
         """How to erase at progress ``at`` what was seen, or what the prompt brings in with the calibrated
