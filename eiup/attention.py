@@ -83,21 +83,33 @@ def feature_map(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     )
 
 
-def presence(prompt: Tensor, concepts: Tensor, empty: Tensor) -> Tensor:
+def presence(prompt: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """How much of each concept the prompt is about to bring in: ``a_k``, ``[R, K]``.
 
-    ``a = <O_p - O_0, O_k - O_0> / ||O_k - O_0||^2`` over heads and positions, where ``O_p [R, N, C]``,
-    ``O_k [K, R, N, C]`` and ``O_0 [R, N, C]`` are the attention outputs for the prompt, the concepts and the
-    empty prompt under the same queries. About 0 where the prompt has nothing of the concept, 1 where it is
-    the concept.
+    ``a = <O_p - O_0, O_k - O_0> / ||O_k - O_0||^2`` over heads and positions, where ``O_p`` (``prompt [R, N,
+    C]``), ``O_k`` and ``O_0`` are the attention outputs for the prompt, the concepts and the empty prompt
+    under the same ``queries [R, N, C]``. ``keys, values [K + 1, H, T, d]`` are those of the concepts and,
+    last, of the empty prompt. About 0 where the prompt has nothing of the concept, 1 where it is the concept.
     """
-    with full_precision(prompt.device):
-        directions = _directions(concepts, empty)
-        return _presence(prompt, directions, empty, torch.linalg.vector_norm(directions, dim=-1))
+    empty = outputs(queries, keys[-1:], values[-1:])[0]
+    parts = []
+    for part in _slices(len(keys) - 1, queries):
+        of_concepts = outputs(queries, keys[:-1][part], values[:-1][part])
+        with full_precision(prompt.device):
+            directions = _directions(of_concepts, empty)
+            lengths = torch.linalg.vector_norm(directions, dim=-1)
+            parts.append(_presence(prompt, directions, empty, lengths))
+    return torch.cat(parts, dim=1)
 
 
 def projection(
-    prompt: Tensor, concepts: Tensor, empty: Tensor, weights: Tensor, norms: Tensor, maximum: float = 3.0
+    prompt: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    norms: Tensor,
+    maximum: float = 3.0,
 ) -> Tensor:
     """What takes the concepts' directions out of ``prompt``, ``[R, N, C]`` in float32::
 
@@ -106,12 +118,18 @@ def projection(
     ``weights [R, K]``; other arguments as in :func:`presence`. With ``w = 1`` and ``a`` in the bounds nothing
     of the direction is left; ``w = 2`` mirrors it. Puts each concept's part's norm into ``norms [K, R]``.
     """
-    with full_precision(prompt.device):
-        directions = _directions(concepts, empty)
-        lengths = torch.linalg.vector_norm(directions, dim=-1)
-        amount = weights * _presence(prompt, directions, empty, lengths).clamp(0, maximum)
-        torch.mul(amount.detach().T, lengths.detach().T, out=norms)
-        return torch.bmm(amount[:, None], directions).view_as(prompt)
+    empty = outputs(queries, keys[-1:], values[-1:])[0]
+    total: Tensor | None = None
+    for part in _slices(len(keys) - 1, queries):
+        of_concepts = outputs(queries, keys[:-1][part], values[:-1][part])
+        with full_precision(prompt.device):
+            directions = _directions(of_concepts, empty)
+            lengths = torch.linalg.vector_norm(directions, dim=-1)
+            amount = weights[:, part] * _presence(prompt, directions, empty, lengths).clamp(0, maximum)
+            torch.mul(amount.detach().T, lengths.detach().T, out=norms[part])
+            change = torch.bmm(amount[:, None], directions).view_as(prompt)
+        total = change if total is None else total + change
+    return total
 
 
 def _directions(concepts: Tensor, empty: Tensor) -> Tensor:

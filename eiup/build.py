@@ -48,8 +48,8 @@ def build_eraser(
 
     ``encode(texts)`` gives contexts ``[B, T, C]``, each text encoded alone; ``empty [T, C]`` is that of the
     empty prompt; ``denoiser`` is the model around ``unet``. Calibrations are read from and written to
-    ``cache``; ``report`` is told how far they are. ``checkpoint`` tells the file that the model was loaded
-    from from all others: with it, what was learnt with another LoRA or size is used where it still holds.
+    ``cache``; ``report`` is told how far they are. ``checkpoint`` is what tells this model's file from
+    others: with it, what was learnt with another LoRA or size is used where it still holds.
     Without ``watches``, the adaptive mode goes by the prompt alone. ``goes_on`` says that another model will
     take over (:meth:`ConceptEraser.take_over`). With ``maps``, the evidence says where each concept was
     forming.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .places import map_size, resize
+from .precision import brought_to
 
 Places = Sequence[Sequence[Tensor | None]]
 
@@ -33,7 +34,7 @@ class Correction:
         self._places, self._latent_size, self._device = places, latent_size, device
         self._is_uniform = bool((coefficients == coefficients[0]).all())
         self._has_places = any(place is not None for row in places for place in row)
-        self._weights: dict[int, Tensor] = {}
+        self._weights: dict[tuple[int, torch.dtype], Tensor] = {}
         self._of_layer: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._on_device: Tensor | None = None
 
@@ -41,7 +42,7 @@ class Correction:
     def on_device(self) -> Tensor:
         """``coefficients [R, K]`` on the device, in float32."""
         if self._on_device is None:
-            self._on_device = self.coefficients.to(self._device, non_blocking=True)
+            self._on_device = brought_to(self._device, self.coefficients)
         return self._on_device
 
     def keys_and_values(self, layer: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,24 +55,35 @@ class Correction:
             self._of_layer[layer] = keys[self.concept_index], values
         return self._of_layer[layer]
 
+    def forget_layers(self) -> None:
+        """Free what was made for each layer; it is made again where it is needed again."""
+        self._of_layer.clear()
+
     def subtract(self, outputs: Tensor, change: Tensor) -> Tensor:
         """``outputs [B, N, C]`` less ``change [R, N, C]`` in the rows of this correction; in place where
         their memory is their own."""
-        if outputs.requires_grad or not outputs.is_contiguous():
+        whole = outputs.untyped_storage().nbytes() == outputs.numel() * outputs.element_size()
+        if outputs.requires_grad or not (whole and outputs.is_contiguous()):
             outputs = outputs.clone()
         if isinstance(self.index, slice):
             outputs[self.index].sub_(change)
             return outputs
         return outputs.index_add_(0, self.index, change.to(outputs.dtype), alpha=-1)
 
+    def with_empty(self, concepts: int) -> slice | Tensor:
+        """Where this correction's concepts are among all, which are so many, and, behind them, the empty
+        prompt."""
+        return as_index([*self.concepts, concepts], self._device)
+
     def weights(self, positions: int, dtype: torch.dtype) -> Tensor | None:
         """What the features of a layer with so many positions are still to be multiplied by; it broadcasts to
         ``[K, R, N, 1]``. None where the values have it already."""
         if self._is_uniform and not self._has_places:
             return None
-        if positions not in self._weights:
-            self._weights[positions] = self._weights_at(positions).to(self._device, dtype, non_blocking=True)
-        return self._weights[positions]
+        key = positions, dtype
+        if key not in self._weights:
+            self._weights[key] = brought_to(self._device, self._weights_at(positions), dtype)
+        return self._weights[key]
 
     def _weights_at(self, positions: int) -> Tensor:
         size = map_size(positions, *self._latent_size) if self._has_places else None

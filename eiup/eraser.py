@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from . import attention
-from .correction import as_index
+from .correction import Correction, as_index
 from .errors import ErasureError, NotFiniteError, UnsupportedModelError
 from .evidence import ImageEvidence, Recorder
 from .gate import Decision, PromptGate
 from .maps import FormingMaps
+from .precision import brought_to
 from .proof import Tally
 from .rows import Rows
 from .schedule import Window, progress
@@ -24,7 +25,7 @@ from .watch import BeginAnew, Watch
 
 # How many decisions of the gate, and what follows from them, are kept: prompts may alternate from step to
 # step, and the rows of one step come in several calls.
-_KEPT = 4
+_KEPT = 8
 
 ContextTransform = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 Mode = Literal["constant", "adaptive", "strict", "projection"]
@@ -95,11 +96,12 @@ def layer_values(transform: ContextTransform | None = None) -> Callable[[nn.Modu
 class _LayerConcepts:
     """The concepts as one attention layer sees them; computed once a sampling pass.
 
-    ``keys [K, H, T, d]`` and ``values`` are the concepts' own: zero but for their tokens. ``all_keys`` and
-    ``all_values [K + 1, H, T, d]`` are those of whole contexts, the empty prompt's last.
+    ``all_keys [K + 1, H, T, d]`` are those of the concepts and, last, of the empty prompt; ``keys`` and
+    ``values [K, H, T, d]`` the concepts', values zero but for their own tokens. ``all_values`` are there only
+    where the ``whole`` contexts are attended to.
     """
 
-    def __init__(self, layer: nn.Module, eraser: ConceptEraser, dtype: torch.dtype):
+    def __init__(self, layer: nn.Module, eraser: ConceptEraser, dtype: torch.dtype, whole: bool):
         self.layer = layer
         contexts = torch.stack([*(c.context for c in eraser.concepts), eraser.empty])
         contexts = contexts.to(next(layer.to_k.parameters()).device, eraser.context_dtype)
@@ -109,17 +111,13 @@ class _LayerConcepts:
         if scale:  # what a fused attention divides by itself, sqrt d, is already in the keys
             keys = keys * (scale * keys.shape[-1] ** 0.5)
         self.all_keys = keys.to(dtype)
-        self.all_values = attention.split_heads(layer.to_v(for_v), layer.heads).to(dtype)
+        self.keys = self.all_keys[:-1]
+        all_values = attention.split_heads(layer.to_v(for_v), layer.heads).to(dtype)
+        self.all_values = all_values if whole else None
         own = torch.zeros(len(eraser.concepts), contexts.shape[1])
         for index, concept in enumerate(eraser.concepts):
             own[index, list(concept.tokens)] = 1.0
-        self.keys = self.all_keys[:-1]
-        self.values = self.all_values[:-1] * own.to(self.all_values, non_blocking=True)[:, None, :, None]
-
-    def outputs(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention outputs for queries ``[R, N, C]``: every ``O_k [K, R, N, C]``, and ``O_0 [R, N, C]``."""
-        outputs = attention.outputs(queries, self.all_keys, self.all_values)
-        return outputs[:-1], outputs[-1]
+        self.values = all_values[:-1] * brought_to(keys.device, own, dtype)[:, None, :, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +196,7 @@ class ConceptEraser:
         self._call: UNetCall | None = None
         self._decided: list[_Decided] = []
         self._plans: dict[tuple, Plan] = {}
+        self._last: Correction | None = None
         self._indices: dict[tuple[int, ...], slice | Tensor] = {}
 
     def evidence(self) -> dict[int, ImageEvidence]:
@@ -306,6 +305,7 @@ class ConceptEraser:
     def _forget_decisions(self) -> None:
         self._plans.clear()
         self._decided.clear()
+        self._last = None
 
     # ------------------------------------------------------------------------------------- hooks
 
@@ -335,7 +335,7 @@ class ConceptEraser:
         if is_new:
             decision = self._decide(contexts) if len(contexts) and self.gate is not None else None
             decided = _Decided(contexts.clone(), decision)
-            self._decided = [decided, *self._decided[: _KEPT - 1]]
+        self._keep(decided)
         looks = self.watch is not None and self.watch.looks(at)
         plan = self._plan(rows, index, at, decided, x)
         call = self._call = UNetCall(plan, at, len(self.layers), corrects=not self.suspended)
@@ -359,6 +359,12 @@ class ConceptEraser:
         timestep, *same = torch.stack([x.float() for x in (timesteps.flatten()[0], *alike)]).tolist()
         return timestep, next((decided for decided, is_same in zip(known, same) if is_same), None)
 
+    def _keep(self, decided: _Decided) -> None:
+        """Keep what was decided last, and before; where no row is erased, there is nothing to keep."""
+        if len(decided.contexts):
+            others = [one for one in self._decided if one is not decided]
+            self._decided = [decided, *others[: _KEPT - 1]]
+
     def _plan(
         self, rows: Rows, index: slice | Tensor, at: float, decided: _Decided, latents: Tensor
     ) -> Plan:
@@ -373,6 +379,11 @@ class ConceptEraser:
             while len(self._plans) >= _KEPT:
                 del self._plans[next(iter(self._plans))]
             self._plans[key] = plan
+        if plan.correction is not self._last and plan.correction is not None:
+            # With many concepts and layers, they are too large to be kept for several.
+            if self._last is not None:
+                self._last.forget_layers()
+            self._last = plan.correction
         return plan
 
     def _decide(self, contexts: Tensor) -> Decision:
@@ -396,8 +407,8 @@ class ConceptEraser:
 
     def _finish(self, call: UNetCall, output: Tensor) -> None:
         """Look at the images where it is time to, and record what was done."""
-        if call.layers != len(self.layers):
-            raise self._wrong_number_of(call.layers)
+        if call.passed != len(self.layers):
+            raise self._wrong_number_of(call.passed)
         plan = call.plan
         if call.maps:
             self.maps.see(plan.images, plan.index, call.progress)
@@ -434,10 +445,10 @@ class ConceptEraser:
             call = self._call
             if call is None or not call.erases:
                 return None
-            number = call.layers
-            call.layers += 1
-            if call.layers > len(self.layers):
-                raise self._wrong_number_of(call.layers)
+            number = call.passed
+            call.passed += 1
+            if call.passed > len(self.layers):
+                raise self._wrong_number_of(call.passed)
             if not (call.needs_queries or self._maps(layer)):
                 return None
             queries = self._queries.pop(layer, None)
@@ -446,11 +457,12 @@ class ConceptEraser:
             concepts = self._per_layer.get(layer)
             if concepts is None:
                 # Lazily, since the host may bring a block's weights to the device only now.
-                concepts = self._per_layer[layer] = _LayerConcepts(layer, self, queries.dtype)
+                whole = self.mode == "projection" or number == 0 and call.presence is None
+                concepts = self._per_layer[layer] = _LayerConcepts(layer, self, queries.dtype, whole)
             outputs = args[0]
             if number == 0 and call.measures and call.presence is None:
                 call.presence = attention.presence(
-                    call.select(outputs), *concepts.outputs(call.select(queries))
+                    call.select(outputs), call.select(queries), concepts.all_keys, concepts.all_values
                 )
             if self._maps(layer):
                 features = attention.feature_map(call.select(queries), concepts.keys, concepts.values)
@@ -474,9 +486,9 @@ class ConceptEraser:
         prompt, queries = outputs[correction.index], queries[correction.index]
         torch.linalg.vector_norm(prompt.detach(), dim=(1, 2), dtype=torch.float32, out=norms[-1])
         if self.mode == "projection":
-            of_concepts, empty = concepts.outputs(queries)
-            of_concepts = of_concepts[correction.concept_index]
-            change = attention.projection(prompt, of_concepts, empty, correction.on_device, norms[:-1])
+            every = correction.with_empty(len(concepts.keys))
+            keys, values = concepts.all_keys[every], concepts.all_values[every]
+            change = attention.projection(prompt, queries, keys, values, correction.on_device, norms[:-1])
         else:
             keys, values = correction.keys_and_values(concepts.layer, concepts.keys, concepts.values)
             weights = correction.weights(prompt.shape[1], queries.dtype)

@@ -45,8 +45,8 @@ class NotFiniteError(ErasureError):
 
     def __init__(self, what: str):
         super().__init__(
-            f"in half precision, {what} overflowed, so the image could not be erased as asked. Lower the "
-            "strength, the weights of concepts or of LoRAs, or start the webui with --no-half"
+            f"{what} overflowed, as happens in half precision, so the image could not be erased as asked. "
+            "Lower the strength, the weights of concepts or of LoRAs, or start the webui with --no-half"
         )
 
 

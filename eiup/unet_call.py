@@ -90,14 +90,14 @@ class Plan:
 
 class UNetCall:
     """One U-Net call at sampling progress ``at``, for which ``plan`` decides; ``corrects`` says whether it is
-    done. ``layers`` is how many the U-Net has."""
+    done. ``layers`` is how many the U-Net has, ``passed`` how many of them this call has come through."""
 
     def __init__(self, plan: Plan, at: float, layers: int, corrects: bool):
         self.plan, self.progress = plan, at
         self.correction = plan.correction if corrects else None
         self.erases = bool(plan.erased)
         self.measures = self.looks = self.maps = False
-        self.layers = 0
+        self.passed = 0
         self.presence = plan.presence
         # ||c_k F_k|| and, last, ||O_p|| of each layer and active row: [L, K + 1, R].
         self.norms: Tensor | None = None
