@@ -31,8 +31,8 @@ with the next of the ``SHARES``, and twice as much behind the look. Where anothe
 the end, a pass cannot be begun anew from there on, and it is looked at in every call up to there.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, that is
-so in late looks only: what was seen is erased without a look at the effect, and what is ``BOUND`` then gets
-the next of the ``SHARES``. Where the window of erasure leaves out a part of the schedule up to the look, what
+so in late looks only, if the pass began early enough for these: what was seen is erased without a look at
+the effect, and what is ``BOUND`` then gets the next of the ``SHARES``. Where the window of erasure leaves out a part of the schedule up to the look, what
 is seen is erased for good.
 """
 
@@ -317,7 +317,7 @@ class Watch:
         image, concept = pair
         known = self.erased.get(pair)
         bound = BOUND_LATE if known is None and pair not in self._hinted else BOUND
-        if q.amax() < bound or not self._tells_late:
+        if q.amax() < bound or known is not None and not self._tells_late:
             return None
         weakly = known is not None and 0 < known.share < SHARES[0]
         if known is None or weakly and (known.share == UNSEEN or not self._tells_effect_on(pair)):

@@ -411,6 +411,19 @@ def test_in_a_pass_that_begins_late_late_looks_tell_what_erasing_does(looks, pas
     assert eraser.evidence()[0].concepts[0].begun_anew
 
 
+def test_what_is_seen_late_in_a_pass_that_begins_late_is_erased():
+    """Of the two calls of such a pass, only the second one shows the concept, and no look can tell what erasing
+    does: as in img2img in few steps."""
+    unet, made = make_unet(), []
+    eraser = watching(unet, [0.1], [0.9], [0.1], [0.9])
+    with eraser:
+        sample_erased(eraser, lambda: denoise(unet, eraser, EMPTY, made, (500.0, 250.0)))
+    assert [len(calls) for calls in made] == [2, 2]
+    (concept,) = eraser.evidence()[0].concepts
+    assert concept.begun_anew
+    assert min(concept.share_by_step) > 0
+
+
 @pytest.mark.parametrize("share", [0.5, 1.0, 2.0])
 def test_what_an_earlier_pass_saw_is_erased_with_more_where_it_comes_back_late(share):
     unet, made = make_unet(), []
