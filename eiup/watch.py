@@ -31,9 +31,9 @@ with the next of the ``SHARES``, and twice as much behind the look. Where anothe
 the end, a pass cannot be begun anew from there on, and it is looked at in every call up to there.
 
 This needs erasing to have had its effect before the look. In a pass that begins late, as in img2img, that is
-so in late looks only, if the pass began early enough for these: what was seen is erased without a look at
-the effect, and what is ``BOUND`` then gets the next of the ``SHARES``. Where the window of erasure leaves out a part of the schedule up to the look, what
-is seen is erased for good.
+so in late looks only, and in none if it begins too late for these: what was seen is erased without a look at
+the effect, and what is ``BOUND`` in a late look then gets the next of the ``SHARES``. Where the window of
+erasure leaves out a part of the schedule up to the look, what is seen is erased for good.
 """
 
 from __future__ import annotations

@@ -412,8 +412,8 @@ def test_in_a_pass_that_begins_late_late_looks_tell_what_erasing_does(looks, pas
 
 
 def test_what_is_seen_late_in_a_pass_that_begins_late_is_erased():
-    """Of the two calls of such a pass, only the second one shows the concept, and no look can tell what erasing
-    does: as in img2img in few steps."""
+    """Of the two calls of such a pass, only the second one shows the concept, and no look can tell what
+    erasing does: as in img2img in few steps."""
     unet, made = make_unet(), []
     eraser = watching(unet, [0.1], [0.9], [0.1], [0.9])
     with eraser:
