@@ -94,7 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_number(1), help="pairs of loops a row of the table (GPU: 5; CPU: 3)"
     )
     parser.add_argument(
-        "--kinds", default="", metavar="TEXT", help="those whose name begins so, and the noise"
+        "--kinds",
+        type=_kinds,
+        default=(),
+        metavar="TEXT",
+        help="those whose name begins so, and the noise; several with semicolons between",
     )
     parser.add_argument("--minutes", type=float, help="begin nothing new behind these")
     parser.add_argument(
@@ -121,6 +125,16 @@ def _number(minimum: int, multiple_of: int = 1) -> Callable[[str], int]:
 def _numbers(minimum: int, multiple_of: int = 1) -> Callable[[str], list[int]]:
     number = _number(minimum, multiple_of)
     return lambda text: [number(part) for part in text.split(",")]
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    beginnings = tuple(part.strip() for part in text.split(";"))
+    known = [str(kind) for tier in KINDS for kind in tier]
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in known):
+            allowed = ", ".join(map(repr, known[1:]))
+            raise argparse.ArgumentTypeError(f"{beginning!r} begins no name; allowed: {allowed}")
+    return beginnings
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -175,7 +189,7 @@ class Measurement:
         for number, (tier, setting) in enumerate((KINDS[t], settings[s]) for t, s in order):
             loop = Loop(model, *setting, arguments.steps)
             for kind in tier:
-                if kind == PLAIN or str(kind).startswith(arguments.kinds):
+                if kind == PLAIN or str(kind).startswith(arguments.kinds or ""):
                     name = f"{setting[0]} x {setting[1]} px, {kind}"
                     self.part(
                         name, lambda loop=loop, kind=kind, setting=setting: self.time(loop, kind, setting)

@@ -485,3 +485,12 @@ def test_the_functions_that_the_soak_breaks_exist(name):
         assert function in known
     else:
         assert callable(operator.attrgetter(path)(importlib.import_module(module)))
+
+
+def test_a_kind_that_is_not_measured_is_refused(capsys):
+    parser = argparse.ArgumentParser()
+    speed.add_arguments(parser)
+    assert parser.parse_args(["--kinds", "adaptive 1; constant"]).kinds == ("adaptive 1", "constant")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--kinds", "constant 1,constant 8"])
+    assert "begins no name; allowed: 'adaptive 1, erasing nothing'" in capsys.readouterr().err
