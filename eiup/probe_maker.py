@@ -4,11 +4,17 @@ A kept probe is used as it is where the model makes of the concept exactly what 
 of the same size. With another LoRA or weight of one, another CLIP skip or another size, that is not so, but
 mostly the probe still holds. So it is checked on few images: it has to see the concept in those that name it,
 and not in the same with the concept erased. Only where it does not is another one made.
+
+Neutral images serve all models of a checkpoint. But where a LoRA brings a concept into most of them, a probe
+that is to tell it from these is blind, or tells what the LoRA changes and not the concept. So neutral images
+say which model they were learnt on, and where those of another one show a concept, the model at hand gets its
+own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,8 +31,19 @@ from .calibration import (
     Report,
 )
 from .eraser import ConceptEraser, ContextTransform, EncodedConcept, layer_values, text_cross_attention
-from .probes import CONSTANTS, Denoiser, Neutral, Probe, fit, probed_layers, regions
+from .probes import (
+    CONSTANTS,
+    MOST_NEUTRAL,
+    Denoiser,
+    Neutral,
+    Probe,
+    fit,
+    probed_layers,
+    regions,
+    seen_in_neutral,
+)
 from .short_sampling import CALLS, CFG_SCALE, Image, ShortSampling
+from .sketch import EMPTY_TOKENS, TOLERANCE, Sketch, distance, sketches
 
 # Images that name a concept, each with and without it erased by this weight, and how many of these check a
 # kept probe. Their anchors take turns.
@@ -81,6 +98,15 @@ class _Wanted:
     model: str
 
 
+@dataclass(frozen=True)
+class _NeutralImages:
+    """What is known of images of neutral prompts, and whether they are the model's own, or those of another
+    one of the same checkpoint."""
+
+    images: Neutral
+    own: bool
+
+
 class ProbeMaker:
     """Makes probes on ``unet``, whose empty prompt is ``empty [T, C]``.
 
@@ -108,7 +134,7 @@ class ProbeMaker:
         self._width = sum(layer.to_q.in_features for layer in self._looked_at)
         self._values = layer_values(context_transform)
         self._report = report or (lambda progress: None)
-        self._neutral: Neutral | None = None
+        self._neutral: _NeutralImages | None = None
 
     def __call__(self, concepts: Sequence[EncodedConcept]) -> list[Probe]:
         """The probes of ``concepts``, kept or made."""
@@ -134,15 +160,18 @@ class ProbeMaker:
         )
         return _Wanted(concept, f"probe-{file}", model)
 
-    def _neutral_file(self) -> str:
+    def _neutral_files(self) -> str:
+        """What the names of this checkpoint's files of neutral images begin with."""
         some = next(iter(self._layers.values()))
-        precision = (some.to_v.weight.dtype, self._values(some, self.empty[None]).dtype)
-        model = self.checkpoint
-        if not model:
-            made = (self._values(layer, self.empty[None]) for layer in self._layers.values())
-            model = CalibrationCache.key(self.empty, *made)
-        key = CalibrationCache.key("neutral", *self._schedule(), self.denoiser.shape, precision, model)
+        precision = (some.to_v.weight.dtype, self._values(some, self._of_empty[None]).dtype)
+        key = CalibrationCache.key(
+            "neutral", *self._schedule(), self.denoiser.shape, precision, self.checkpoint
+        )
         return f"neutral-{key}"
+
+    @property
+    def _of_empty(self) -> Tensor:
+        return self.empty[EMPTY_TOKENS]
 
     def _schedule(self) -> tuple[Any, ...]:
         return *_CONSTANTS, self.denoiser.parameterization, self.denoiser.alphas_cumprod
@@ -191,16 +220,31 @@ class ProbeMaker:
                 probes[group.wanted[k].file] = held
         unknown = [k for k, w in enumerate(group.wanted) if w.file not in probes]
         if unknown and self._stored_neutral() is None:
-            self._learn_neutral(progress)
+            self._learn_neutral(progress.of_more(rows_needed(0)))
         with progress.part(group, group.rows - group.rows_of_check), eraser:
             pairs.sample(unknown, PAIRS)
         for k in unknown:
             w = group.wanted[k]
-            shown, erased = pairs.features(k)
-            probe = fit(shown, *pairs.regions(k), erased, self._stored_neutral())
+            probe = self._fit(pairs, k, progress)
             probes[w.file] = probe
             self._keep(w.file, [*self._kept(w.file), _Kept(probe, (w.model,))])
         return probes
+
+    def _fit(self, pairs: _Pairs, concept: int, progress: _Progress) -> Probe:
+        """The probe of a concept of ``pairs``. Neutral images of another model have no part in one that is
+        blind, nor where they show the concept."""
+        shown, erased = pairs.features(concept)
+        learnt_from = shown, *pairs.regions(concept), erased
+        neutral = self._stored_neutral()
+        if not neutral.own:
+            share = seen_in_neutral(*learnt_from, neutral.images)
+            if share is None:
+                return Probe.blind(self._width)
+            probe = fit(*learnt_from, neutral.images)
+            if share <= MOST_NEUTRAL and not probe.is_blind:
+                return probe
+            neutral = self._learn_neutral(progress.of_more(rows_needed(0)))
+        return fit(*learnt_from, neutral.images)
 
     def _check(self, wanted: _Wanted, shown: Tensor, erased: Tensor) -> Probe | None:
         """The kept probe that tells these images with the concept best from the same with it erased, where
@@ -222,12 +266,22 @@ class ProbeMaker:
 
     # ------------------------------------------------------------------------------------ neutral prompts
 
-    def _stored_neutral(self) -> Neutral | None:
+    def _stored_neutral(self) -> _NeutralImages | None:
+        """Those of this model, or else those of another one of the checkpoint."""
         if self._neutral is None and self.cache:
-            self._neutral = self.cache.read_tensors(self._neutral_file(), Neutral.of_tensors)
+            files = self.cache.stored_under(f"{self._neutral_files()}-", "model")
+            apart = {name: distance(tuple(model.tolist()), self._model) for name, model in files.items()}
+            for name in sorted(apart, key=apart.__getitem__):
+                own = apart[name] <= TOLERANCE
+                if not own and not self.checkpoint:
+                    break
+                images = self.cache.read_tensors(name, Neutral.of_tensors)
+                if images is not None:
+                    self._neutral = _NeutralImages(images, own)
+                    break
         return self._neutral
 
-    def _learn_neutral(self, progress: _Progress) -> None:
+    def _learn_neutral(self, progress: _Progress) -> _NeutralImages:
         contexts = self.encode(list(NEUTRAL_PROMPTS)).repeat_interleave(IMAGES_PER_NEUTRAL, 0)
         images = [Image(context, 1001 + i) for i, context in enumerate(contexts)]
         sampling = ShortSampling(self._looked_at, self.denoiser, self.empty, None, progress.count)
@@ -235,9 +289,17 @@ class ProbeMaker:
             features = sampling.features(images)
         tensors = Neutral.of(features).to_tensors()
         # As it will be read, so that a probe does not depend on when it is made.
-        self._neutral = Neutral.of_tensors(tensors)
+        self._neutral = _NeutralImages(Neutral.of_tensors(tensors), True)
         if self.cache:
-            self.cache.write_tensors(self._neutral_file(), tensors, NEUTRAL_FILES)
+            name = f"{self._neutral_files()}-{CalibrationCache.key(self._model)[:16]}"
+            tensors["model"] = torch.tensor(self._model)
+            self.cache.write_tensors(name, tensors, NEUTRAL_FILES)
+        return self._neutral
+
+    @functools.cached_property
+    def _model(self) -> Sketch:
+        """What tells the model at hand from others: what its layers make of the empty prompt."""
+        return sketches([self._of_empty], self._layers.values(), self._values)[0]
 
 
 class _Group:
@@ -297,6 +359,11 @@ class _Progress:
     def __init__(self, report: Report, rows: int, concepts: int):
         self._report, self._rows, self._concepts = report, rows, concepts
         self._done, self._reported = 0, 0.0
+
+    def of_more(self, rows: int) -> _Progress:
+        """So many more rows are expected."""
+        self._rows += rows
+        return self
 
     @contextlib.contextmanager
     def part(self, group: _Group | None, rows: int) -> Iterator[None]:
