@@ -1,9 +1,9 @@
 """Makes the probes of concepts on one model, and keeps them.
 
-A kept probe is used as it is where the model makes of the concept exactly what it made of it then, in images
-of the same size. With another LoRA or weight of one, another CLIP skip or another size, that is not so, but
-mostly the probe still holds. So it is checked on few images: it has to see the concept in those that name it,
-and not in the same with the concept erased. Only where it does not is another one made.
+A kept probe is used as it is where the model makes of the concept what it made of it then, but for rounding,
+in images of the same size. With another LoRA or weight of one, another CLIP skip or another size, that is not
+so, but mostly the probe still holds. So it is checked on few images: it has to see the concept in those that
+name it, and not in the same with the concept erased. Only where it does not is another one made.
 
 Neutral images serve all models of a checkpoint. But where a LoRA brings a concept into most of them, a probe
 that is to tell it from these is blind, or tells what the LoRA changes and not the concept. So neutral images
@@ -14,7 +14,7 @@ own.
 from __future__ import annotations
 
 import contextlib
-import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -74,28 +74,53 @@ def rows_needed(concepts: int, neutral: bool = True) -> int:
 
 
 @dataclass(frozen=True)
+class _Model:
+    """A model as a probe knows it: the shape of latents, and what its layers make of the concept and of the
+    empty prompt."""
+
+    shape: tuple[int, ...]
+    concept: Sketch
+    empty: Sketch
+
+    def apart(self, other: _Model) -> float:
+        """How far another one is from this; up to ``TOLERANCE``, they are the same."""
+        if self.shape != other.shape:
+            return math.inf
+        return max(distance(self.concept, other.concept), distance(self.empty, other.empty))
+
+    @classmethod
+    def of(cls, stored: Any) -> _Model:
+        """From the JSON of :func:`dataclasses.asdict`."""
+        sketch = (tuple(map(float, stored[name])) for name in ("concept", "empty"))
+        return cls(tuple(map(int, stored["shape"])), *sketch)
+
+
+@dataclass(frozen=True)
 class _Kept:
-    """A probe, and the names of the models that it holds on, the latest last."""
+    """A probe, and the models that it holds on, the latest last."""
 
     probe: Probe
-    models: tuple[str, ...]
+    models: tuple[_Model, ...]
 
-    def also_on(self, model: str) -> _Kept:
+    def also_on(self, model: _Model) -> _Kept:
         return replace(self, models=(*self.models[1 - KEPT_MODELS :], model))
+
+    def apart(self, model: _Model) -> float:
+        """How far ``model`` is from the nearest that this probe holds on."""
+        return min((model.apart(known) for known in self.models), default=math.inf)
 
     @classmethod
     def all_of(cls, stored: Any) -> list[_Kept]:
-        return [cls(Probe.of(one["probe"]), tuple(map(str, one["models"]))) for one in stored]
+        return [cls(Probe.of(one["probe"]), tuple(map(_Model.of, one["models"]))) for one in stored]
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A concept whose probe is wanted: the file that its probes are kept in, and the name of the model at
-    hand, which is what its layers make of the concept, and the size of latents."""
+    """A concept whose probe is wanted: the file that its probes are kept in, and the model at hand."""
 
     concept: EncodedConcept
     file: str
-    model: str
+    model: _Model
 
 
 @dataclass(frozen=True)
@@ -112,7 +137,7 @@ class ProbeMaker:
 
     ``encode(texts)`` gives contexts ``[B, T, C]``. Probes are read from and written to ``cache``. With a
     ``checkpoint``, the name of the file that the model was loaded from, kept probes are also used on models
-    that are not exactly the same, where they hold.
+    that are not the same, where they hold. Without one, only what was made on the same model is used.
     """
 
     def __init__(
@@ -135,10 +160,12 @@ class ProbeMaker:
         self._values = layer_values(context_transform)
         self._report = report or (lambda progress: None)
         self._neutral: _NeutralImages | None = None
+        # What tells the model at hand from others: what its layers make of the empty prompt.
+        self._model: Sketch = ()
 
     def __call__(self, concepts: Sequence[EncodedConcept]) -> list[Probe]:
         """The probes of ``concepts``, kept or made."""
-        wanted = [self._wanted(concept) for concept in concepts]
+        wanted = self._wanted(concepts)
         probes = self._known(wanted)
         if missing := {w.file: w for w in wanted if w.file not in probes}:
             with self.cache.lock if self.cache else contextlib.nullcontext():
@@ -151,14 +178,16 @@ class ProbeMaker:
 
     # ------------------------------------------------------------------------------------ names and files
 
-    def _wanted(self, concept: EncodedConcept) -> _Wanted:
-        pair = torch.stack([concept.context, self.empty])
-        made = (self._values(layer, pair) for layer in self._layers.values())
-        model = CalibrationCache.key(concept.tokens, self.denoiser.shape, pair, *made)
-        file = CalibrationCache.key(
-            "probe", *self._schedule(), concept.name, concept.tokens, self.checkpoint or model
-        )
-        return _Wanted(concept, f"probe-{file}", model)
+    def _wanted(self, concepts: Sequence[EncodedConcept]) -> list[_Wanted]:
+        texts = [*(concept.context[list(concept.tokens)] for concept in concepts), self._of_empty]
+        *of_concepts, self._model = sketches(texts, self._layers.values(), self._values)
+        schedule = CalibrationCache.key(*self._schedule())
+        wanted = []
+        for concept, sketch in zip(concepts, of_concepts):
+            file = CalibrationCache.key("probe", schedule, concept.name, concept.tokens, self.checkpoint)
+            model = _Model(tuple(self.denoiser.shape), sketch, self._model)
+            wanted.append(_Wanted(concept, f"probe-{file}", model))
+        return wanted
 
     def _neutral_files(self) -> str:
         """What the names of this checkpoint's files of neutral images begin with."""
@@ -186,13 +215,22 @@ class ProbeMaker:
 
     def _known(self, wanted: Sequence[_Wanted]) -> dict[str, Probe]:
         """Those that are known to hold on this model, by their files."""
-        return {w.file: kept.probe for w in wanted for kept in self._kept(w.file) if w.model in kept.models}
+        known = {}
+        for w in wanted:
+            nearest = min(self._kept(w.file), key=lambda kept: kept.apart(w.model), default=None)
+            if nearest and nearest.apart(w.model) <= TOLERANCE:
+                known[w.file] = nearest.probe
+        return known
+
+    def _checkable(self, file: str) -> list[_Kept]:
+        """Those that may hold on this model though they are known only on others."""
+        return self._kept(file) if self.checkpoint else []
 
     # ------------------------------------------------------------------------------------ making
 
     def _make(self, wanted: Sequence[_Wanted]) -> dict[str, Probe]:
         groups = [
-            _Group(wanted[i : i + TOGETHER], i + 1, self._kept) for i in range(0, len(wanted), TOGETHER)
+            _Group(wanted[i : i + TOGETHER], i + 1, self._checkable) for i in range(0, len(wanted), TOGETHER)
         ]
         neutral = 0
         if any(group.new for group in groups) and self._stored_neutral() is None:
@@ -295,11 +333,6 @@ class ProbeMaker:
             tensors["model"] = torch.tensor(self._model)
             self.cache.write_tensors(name, tensors, NEUTRAL_FILES)
         return self._neutral
-
-    @functools.cached_property
-    def _model(self) -> Sketch:
-        """What tells the model at hand from others: what its layers make of the empty prompt."""
-        return sketches([self._of_empty], self._layers.values(), self._values)[0]
 
 
 class _Group:

@@ -161,6 +161,25 @@ def brings_in(concept):
 
 
 @pytest.mark.parametrize("checkpoint", ["painter", ""])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_rounding_makes_no_other_model(painter, cache, dtype, checkpoint):
+    """Contexts that were encoded in another batch differ by rounding."""
+    learn(painter, [STAR], cache, checkpoint=checkpoint)
+    for seed in range(5):
+        noise = torch.rand(77, 1, generator=torch.Generator().manual_seed(seed)) - 0.5
+        other = replace(STAR, context=STAR.context * (1 + torch.finfo(dtype).eps * noise))
+        assert learn(painter, [other], cache, checkpoint=checkpoint)[1] == 0
+
+
+def test_what_a_concept_is_asked_for_with_makes_no_other_model(painter, cache):
+    painter.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        learn(painter, [STAR], cache)
+        learn(painter, [MOON, BALL], cache)
+        assert learn(painter, [BALL, STAR, MOON], cache)[1] == 0
+
+
+@pytest.mark.parametrize("checkpoint", ["painter", ""])
 def test_a_lora_that_shows_a_concept_in_every_image_does_not_blind_the_model_without_it(
     painter, cache, checkpoint
 ):
@@ -277,7 +296,7 @@ def test_probes_of_as_many_models_as_are_kept_do_not_grow_a_file_without_bound(p
     (file,) = cache.folder.glob("probe-*.json")
     (kept,) = json.loads(file.read_text())
     for n in range(70):
-        kept["models"].append(str(n))
+        kept["models"].append({**kept["models"][0], "shape": [4, 100 + n, 100 + n]})
     file.write_text(json.dumps([kept] * 9))
     learn(painter, [STAR], cache, side=10)
     after = json.loads(file.read_text())
