@@ -9,6 +9,11 @@ Neutral images serve all models of a checkpoint. But where a LoRA brings a conce
 that is to tell it from these is blind, or tells what the LoRA changes and not the concept. So neutral images
 say which model they were learnt on, and where those of another one show a concept, the model at hand gets its
 own.
+
+A word that a checkpoint does not know has a blind probe, which cannot be checked: it is learnt again for each
+model. How much erasing changes an image hardly tells such words from others: in Toyland, of the norm of the
+clean prediction, it is 0.82 to 1.09 where a word is not known and 1.13 to 1.69 where it is; in two pairs,
+0.91 to 1.03 and 1.05 to 1.83.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from .precision import brought_to, full_precision
 NUMBERS = 32
 # Sketches that are nearer are of the same model. What else is in a batch changes how half precision rounds.
 # In Toyland, with a quarter of all linear layers' outputs off by one in the last place, that is up to 0.001
-# in float16 and up to 0.008 in bfloat16. A LoRA that changes values by a twentieth is 0.02 to 0.07 away, and one
-# that changes them by a hundredth, which no probe minds, 0.004 to 0.014.
+# in float16 and up to 0.008 in bfloat16. A LoRA that changes values by a twentieth is 0.02 to 0.07 away, and
+# one that changes them by a hundredth 0.004 to 0.014.
 TOLERANCE = 0.012
 # Of the empty prompt: its end and padding. What it begins with is the same in any prompt.
 EMPTY_TOKENS = slice(1, 4)
