@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .files import write_atomically, write_bytes_atomically
@@ -94,6 +95,15 @@ class CalibrationCache:
             return decoded
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
             return None
+
+    def stored_under(self, first: str, tensor: str) -> dict[str, Tensor]:
+        """Of the stored tensors whose names begin with ``first``, those called ``tensor``, by these names;
+        the others are not read."""
+        found = {}
+        for path in sorted(self.folder.glob(f"{first}*.safetensors")):
+            with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as stored:
+                found[path.stem] = stored.get_tensor(tensor)
+        return found
 
     def write_tensors(self, key: str, tensors: Mapping[str, Tensor], keep: int) -> None:
         """Store tensors, of the files whose names have the same first word only the ``keep`` used last."""

@@ -39,8 +39,9 @@ from torch import Tensor, nn
 from .calibration import ANCHORS, NEUTRAL_PROMPTS, NEUTRAL_WORDS, CalibrationCache, Encode
 from .errors import NotFiniteError
 from .precision import full_precision
+from .sketch import EMPTY_TOKENS
 
-VERSION = 3
+VERSION = 4
 LOW, HIGH = 0.5, 0.6
 EMPHASIS = 1.4
 MAX_FACTOR = 6.0
@@ -254,9 +255,10 @@ def calibrate(
     """
     key = ""
     if cache:
-        pair = torch.stack([context, empty])
-        made = (values(layer, pair) for layer in layers.values())
-        key = cache.key("gate", VERSION, MORE_ANCHORS, concept, tuple(tokens), pair, *made)
+        rows = torch.cat([context[list(tokens)], empty[EMPTY_TOKENS]])[None]
+        # In one tensor, so that a GPU is waited for once.
+        made = torch.cat([x.flatten().float() for x in (rows, *(values(y, rows) for y in layers.values()))])
+        key = cache.key("gate", VERSION, MORE_ANCHORS, concept, tuple(tokens), made)
         if known := cache.read(key, Calibration.of):
             return known
     origin = _Texts(encode(NEUTRAL_WORDS), empty).words.float().mean(0)

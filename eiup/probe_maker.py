@@ -1,14 +1,25 @@
 """Makes the probes of concepts on one model, and keeps them.
 
-A kept probe is used as it is where the model makes of the concept exactly what it made of it then, in images
-of the same size. With another LoRA or weight of one, another CLIP skip or another size, that is not so, but
-mostly the probe still holds. So it is checked on few images: it has to see the concept in those that name it,
-and not in the same with the concept erased. Only where it does not is another one made.
+A kept probe is used as it is where the model makes of the concept what it made of it then, but for rounding,
+in images of the same size. With another LoRA or weight of one, another CLIP skip or another size, that is not
+so, but mostly the probe still holds. So it is checked on few images: it has to see the concept in those that
+name it, and not in the same with the concept erased. Only where it does not is another one made.
+
+Neutral images serve all models of a checkpoint. But where a LoRA brings a concept into most of them, a probe
+that is to tell it from these is blind, or tells what the LoRA changes and not the concept. So neutral images
+say which model they were learnt on, and where those of another one show a concept, the model at hand gets its
+own.
+
+A word that a checkpoint does not know has a blind probe, which cannot be checked: it is learnt again for each
+model. How much erasing changes an image hardly tells such words from others: in Toyland, of the norm of the
+clean prediction, it is 0.82 to 1.09 where a word is not known and 1.13 to 1.69 where it is; in two pairs,
+0.91 to 1.03 and 1.05 to 1.83.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,8 +36,19 @@ from .calibration import (
     Report,
 )
 from .eraser import ConceptEraser, ContextTransform, EncodedConcept, layer_values, text_cross_attention
-from .probes import CONSTANTS, Denoiser, Neutral, Probe, fit, probed_layers, regions
+from .probes import (
+    CONSTANTS,
+    MOST_NEUTRAL,
+    Denoiser,
+    Neutral,
+    Probe,
+    fit,
+    probed_layers,
+    regions,
+    seen_in_neutral,
+)
 from .short_sampling import CALLS, CFG_SCALE, Image, ShortSampling
+from .sketch import EMPTY_TOKENS, TOLERANCE, Sketch, distance, sketches
 
 # Images that name a concept, each with and without it erased by this weight, and how many of these check a
 # kept probe. Their anchors take turns.
@@ -57,28 +79,62 @@ def rows_needed(concepts: int, neutral: bool = True) -> int:
 
 
 @dataclass(frozen=True)
+class _Model:
+    """A model as a probe knows it: the shape of latents, and what its layers make of the concept and of the
+    empty prompt."""
+
+    shape: tuple[int, ...]
+    concept: Sketch
+    empty: Sketch
+
+    def apart(self, other: _Model) -> float:
+        """How far another one is from this; up to ``TOLERANCE``, they are the same."""
+        if self.shape != other.shape:
+            return math.inf
+        return max(distance(self.concept, other.concept), distance(self.empty, other.empty))
+
+    @classmethod
+    def of(cls, stored: Any) -> _Model:
+        """From the JSON of :func:`dataclasses.asdict`."""
+        sketch = (tuple(map(float, stored[name])) for name in ("concept", "empty"))
+        return cls(tuple(map(int, stored["shape"])), *sketch)
+
+
+@dataclass(frozen=True)
 class _Kept:
-    """A probe, and the names of the models that it holds on, the latest last."""
+    """A probe, and the models that it holds on, the latest last."""
 
     probe: Probe
-    models: tuple[str, ...]
+    models: tuple[_Model, ...]
 
-    def also_on(self, model: str) -> _Kept:
+    def also_on(self, model: _Model) -> _Kept:
         return replace(self, models=(*self.models[1 - KEPT_MODELS :], model))
+
+    def apart(self, model: _Model) -> float:
+        """How far ``model`` is from the nearest that this probe holds on."""
+        return min((model.apart(known) for known in self.models), default=math.inf)
 
     @classmethod
     def all_of(cls, stored: Any) -> list[_Kept]:
-        return [cls(Probe.of(one["probe"]), tuple(map(str, one["models"]))) for one in stored]
+        return [cls(Probe.of(one["probe"]), tuple(map(_Model.of, one["models"]))) for one in stored]
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A concept whose probe is wanted: the file that its probes are kept in, and the name of the model at
-    hand, which is what its layers make of the concept, and the size of latents."""
+    """A concept whose probe is wanted: the file that its probes are kept in, and the model at hand."""
 
     concept: EncodedConcept
     file: str
-    model: str
+    model: _Model
+
+
+@dataclass(frozen=True)
+class _NeutralImages:
+    """What is known of images of neutral prompts, and whether they are the model's own, or those of another
+    one of the same checkpoint."""
+
+    images: Neutral
+    own: bool
 
 
 class ProbeMaker:
@@ -86,7 +142,7 @@ class ProbeMaker:
 
     ``encode(texts)`` gives contexts ``[B, T, C]``. Probes are read from and written to ``cache``. With a
     ``checkpoint``, the name of the file that the model was loaded from, kept probes are also used on models
-    that are not exactly the same, where they hold.
+    that are not the same, where they hold. Without one, only what was made on the same model is used.
     """
 
     def __init__(
@@ -108,11 +164,13 @@ class ProbeMaker:
         self._width = sum(layer.to_q.in_features for layer in self._looked_at)
         self._values = layer_values(context_transform)
         self._report = report or (lambda progress: None)
-        self._neutral: Neutral | None = None
+        self._neutral: _NeutralImages | None = None
+        # What tells the model at hand from others: what its layers make of the empty prompt.
+        self._model: Sketch = ()
 
     def __call__(self, concepts: Sequence[EncodedConcept]) -> list[Probe]:
         """The probes of ``concepts``, kept or made."""
-        wanted = [self._wanted(concept) for concept in concepts]
+        wanted = self._wanted(concepts)
         probes = self._known(wanted)
         if missing := {w.file: w for w in wanted if w.file not in probes}:
             with self.cache.lock if self.cache else contextlib.nullcontext():
@@ -125,24 +183,29 @@ class ProbeMaker:
 
     # ------------------------------------------------------------------------------------ names and files
 
-    def _wanted(self, concept: EncodedConcept) -> _Wanted:
-        pair = torch.stack([concept.context, self.empty])
-        made = (self._values(layer, pair) for layer in self._layers.values())
-        model = CalibrationCache.key(concept.tokens, self.denoiser.shape, pair, *made)
-        file = CalibrationCache.key(
-            "probe", *self._schedule(), concept.name, concept.tokens, self.checkpoint or model
-        )
-        return _Wanted(concept, f"probe-{file}", model)
+    def _wanted(self, concepts: Sequence[EncodedConcept]) -> list[_Wanted]:
+        texts = [*(concept.context[list(concept.tokens)] for concept in concepts), self._of_empty]
+        *of_concepts, self._model = sketches(texts, self._layers.values(), self._values)
+        schedule = CalibrationCache.key(*self._schedule())
+        wanted = []
+        for concept, sketch in zip(concepts, of_concepts):
+            file = CalibrationCache.key("probe", schedule, concept.name, concept.tokens, self.checkpoint)
+            model = _Model(tuple(self.denoiser.shape), sketch, self._model)
+            wanted.append(_Wanted(concept, f"probe-{file}", model))
+        return wanted
 
-    def _neutral_file(self) -> str:
+    def _neutral_files(self) -> str:
+        """What the names of this checkpoint's files of neutral images begin with."""
         some = next(iter(self._layers.values()))
-        precision = (some.to_v.weight.dtype, self._values(some, self.empty[None]).dtype)
-        model = self.checkpoint
-        if not model:
-            made = (self._values(layer, self.empty[None]) for layer in self._layers.values())
-            model = CalibrationCache.key(self.empty, *made)
-        key = CalibrationCache.key("neutral", *self._schedule(), self.denoiser.shape, precision, model)
+        precision = (some.to_v.weight.dtype, self._values(some, self._of_empty[None]).dtype)
+        key = CalibrationCache.key(
+            "neutral", *self._schedule(), self.denoiser.shape, precision, self.checkpoint
+        )
         return f"neutral-{key}"
+
+    @property
+    def _of_empty(self) -> Tensor:
+        return self.empty[EMPTY_TOKENS]
 
     def _schedule(self) -> tuple[Any, ...]:
         return *_CONSTANTS, self.denoiser.parameterization, self.denoiser.alphas_cumprod
@@ -157,13 +220,22 @@ class ProbeMaker:
 
     def _known(self, wanted: Sequence[_Wanted]) -> dict[str, Probe]:
         """Those that are known to hold on this model, by their files."""
-        return {w.file: kept.probe for w in wanted for kept in self._kept(w.file) if w.model in kept.models}
+        known = {}
+        for w in wanted:
+            nearest = min(self._kept(w.file), key=lambda kept: kept.apart(w.model), default=None)
+            if nearest and nearest.apart(w.model) <= TOLERANCE:
+                known[w.file] = nearest.probe
+        return known
+
+    def _checkable(self, file: str) -> list[_Kept]:
+        """Those that may hold on this model though they are known only on others."""
+        return self._kept(file) if self.checkpoint else []
 
     # ------------------------------------------------------------------------------------ making
 
     def _make(self, wanted: Sequence[_Wanted]) -> dict[str, Probe]:
         groups = [
-            _Group(wanted[i : i + TOGETHER], i + 1, self._kept) for i in range(0, len(wanted), TOGETHER)
+            _Group(wanted[i : i + TOGETHER], i + 1, self._checkable) for i in range(0, len(wanted), TOGETHER)
         ]
         neutral = 0
         if any(group.new for group in groups) and self._stored_neutral() is None:
@@ -191,16 +263,31 @@ class ProbeMaker:
                 probes[group.wanted[k].file] = held
         unknown = [k for k, w in enumerate(group.wanted) if w.file not in probes]
         if unknown and self._stored_neutral() is None:
-            self._learn_neutral(progress)
+            self._learn_neutral(progress.of_more(rows_needed(0)))
         with progress.part(group, group.rows - group.rows_of_check), eraser:
             pairs.sample(unknown, PAIRS)
         for k in unknown:
             w = group.wanted[k]
-            shown, erased = pairs.features(k)
-            probe = fit(shown, *pairs.regions(k), erased, self._stored_neutral())
+            probe = self._fit(pairs, k, progress)
             probes[w.file] = probe
             self._keep(w.file, [*self._kept(w.file), _Kept(probe, (w.model,))])
         return probes
+
+    def _fit(self, pairs: _Pairs, concept: int, progress: _Progress) -> Probe:
+        """The probe of a concept of ``pairs``. Neutral images of another model have no part in one that is
+        blind, nor where they show the concept."""
+        shown, erased = pairs.features(concept)
+        learnt_from = shown, *pairs.regions(concept), erased
+        neutral = self._stored_neutral()
+        if not neutral.own:
+            share = seen_in_neutral(*learnt_from, neutral.images)
+            if share is None:
+                return Probe.blind(self._width)
+            probe = fit(*learnt_from, neutral.images)
+            if share <= MOST_NEUTRAL and not probe.is_blind:
+                return probe
+            neutral = self._learn_neutral(progress.of_more(rows_needed(0)))
+        return fit(*learnt_from, neutral.images)
 
     def _check(self, wanted: _Wanted, shown: Tensor, erased: Tensor) -> Probe | None:
         """The kept probe that tells these images with the concept best from the same with it erased, where
@@ -222,12 +309,22 @@ class ProbeMaker:
 
     # ------------------------------------------------------------------------------------ neutral prompts
 
-    def _stored_neutral(self) -> Neutral | None:
+    def _stored_neutral(self) -> _NeutralImages | None:
+        """Those of this model, or else those of another one of the checkpoint."""
         if self._neutral is None and self.cache:
-            self._neutral = self.cache.read_tensors(self._neutral_file(), Neutral.of_tensors)
+            files = self.cache.stored_under(f"{self._neutral_files()}-", "model")
+            apart = {name: distance(tuple(model.tolist()), self._model) for name, model in files.items()}
+            for name in sorted(apart, key=apart.__getitem__):
+                own = apart[name] <= TOLERANCE
+                if not own and not self.checkpoint:
+                    break
+                images = self.cache.read_tensors(name, Neutral.of_tensors)
+                if images is not None:
+                    self._neutral = _NeutralImages(images, own)
+                    break
         return self._neutral
 
-    def _learn_neutral(self, progress: _Progress) -> None:
+    def _learn_neutral(self, progress: _Progress) -> _NeutralImages:
         contexts = self.encode(list(NEUTRAL_PROMPTS)).repeat_interleave(IMAGES_PER_NEUTRAL, 0)
         images = [Image(context, 1001 + i) for i, context in enumerate(contexts)]
         sampling = ShortSampling(self._looked_at, self.denoiser, self.empty, None, progress.count)
@@ -235,9 +332,12 @@ class ProbeMaker:
             features = sampling.features(images)
         tensors = Neutral.of(features).to_tensors()
         # As it will be read, so that a probe does not depend on when it is made.
-        self._neutral = Neutral.of_tensors(tensors)
+        self._neutral = _NeutralImages(Neutral.of_tensors(tensors), True)
         if self.cache:
-            self.cache.write_tensors(self._neutral_file(), tensors, NEUTRAL_FILES)
+            name = f"{self._neutral_files()}-{CalibrationCache.key(self._model)[:16]}"
+            tensors["model"] = torch.tensor(self._model)
+            self.cache.write_tensors(name, tensors, NEUTRAL_FILES)
+        return self._neutral
 
 
 class _Group:
@@ -297,6 +397,11 @@ class _Progress:
     def __init__(self, report: Report, rows: int, concepts: int):
         self._report, self._rows, self._concepts = report, rows, concepts
         self._done, self._reported = 0, 0.0
+
+    def of_more(self, rows: int) -> _Progress:
+        """So many more rows are expected."""
+        self._rows += rows
+        return self
 
     @contextlib.contextmanager
     def part(self, group: _Group | None, rows: int) -> Iterator[None]:

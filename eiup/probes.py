@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .places import smooth
 from .precision import full_precision
 
-VERSION = 5
+VERSION = 6
 # Sampling progress for which probes are made: early enough to begin anew, late enough to see something.
 WATCHED_AT = 0.36
 LAYERS = 2
@@ -76,6 +76,10 @@ class Probe:
     def blind(cls, width: int) -> Probe:
         """One that never sees anything."""
         return cls((0.0,) * width, 0.0)
+
+    @property
+    def is_blind(self) -> bool:
+        return not any(self.direction)
 
     def q(self, features: Tensor) -> Tensor:
         """``q [B]`` of images with these features ``[B, N, D]``."""
@@ -189,14 +193,8 @@ def fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral
 def _fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Neutral) -> Probe:
     of_others = _moments(torch.cat([erased.flatten(0, 1), shown[elsewhere]]))
     mean, covariance = _pooled(of_others, (neutral.positions, neutral.mean, neutral.covariance))
-    of_concept = (shown * where[..., None]).sum(dim=(0, 1)) / where.sum().clamp_min(1e-12)
-    difference = of_concept - mean
-    # On the CPU: not every device that a host knows can solve.
-    direction = torch.linalg.solve(_shrunk(covariance).cpu(), difference.cpu()).to(mean.device)
-
-    in_shown, in_erased, in_neutral = (
-        ((features - mean) @ direction).amax(dim=1).cpu() for features in (shown, erased, neutral.extremes)
-    )
+    direction = _direction(shown, where, mean, covariance)
+    in_shown, in_erased, in_neutral = _maxima(direction, mean, shown, erased, neutral.extremes)
     low, high = in_erased.quantile(0.9), in_shown.quantile(0.1)
     without = in_neutral[in_neutral < (low + high) / 2]
     if len(without) < (1 - MOST_NEUTRAL) * len(in_neutral):
@@ -206,6 +204,34 @@ def _fit(shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutra
         return Probe.blind(len(mean))
     direction = direction.cpu() / (high - low)
     return Probe(tuple(direction.tolist()), float(mean.cpu() @ direction + low / (high - low)))
+
+
+def seen_in_neutral(
+    shown: Tensor, where: Tensor, elsewhere: Tensor, erased: Tensor, neutral: Neutral
+) -> float | None:
+    """The share of ``neutral`` images that show a concept, by what tells those that are ``shown`` from the
+    same with it ``erased`` alone; None where nothing does. The arguments are those of :func:`fit`."""
+    with full_precision(shown.device):
+        shown, where, erased, neutral = shown.float(), where.float(), erased.float(), neutral.to(shown.device)
+        _, mean, covariance = _moments(torch.cat([erased.flatten(0, 1), shown[elsewhere]]))
+        direction = _direction(shown, where, mean, covariance)
+        in_shown, in_erased, in_neutral = _maxima(direction, mean, shown, erased, neutral.extremes)
+        low, high = in_erased.quantile(0.9), in_shown.quantile(0.1)
+        if high - low < LEAST_SPAN * in_shown.median():
+            return None
+        return float((in_neutral >= (low + high) / 2).float().mean())
+
+
+def _direction(shown: Tensor, where: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    """``v`` as above, not scaled, of a concept that is ``where`` in images that are ``shown``."""
+    of_concept = (shown * where[..., None]).sum(dim=(0, 1)) / where.sum().clamp_min(1e-12)
+    # On the CPU: not every device that a host knows can solve.
+    return torch.linalg.solve(_shrunk(covariance).cpu(), (of_concept - mean).cpu()).to(mean.device)
+
+
+def _maxima(direction: Tensor, mean: Tensor, *images: Tensor) -> list[Tensor]:
+    """``r`` as above of several sets of features ``[B, N, D]``, each ``[B]``, on the CPU."""
+    return [((features - mean) @ direction).amax(dim=1).cpu() for features in images]
 
 
 def _moments(x: Tensor) -> tuple[int, Tensor, Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eiup.build import build_eraser, calibrate_concepts
-from eiup.calibration import CalibrationCache
+from eiup.calibration import NEUTRAL_PROMPTS, CalibrationCache
 from eiup.errors import ErasureError
 from eiup.probe_maker import CHECKED_PAIRS, NEUTRAL_FILES, ProbeMaker, rows_needed
 from eiup.short_sampling import MOST_ROWS, ShortSampling
@@ -29,15 +29,20 @@ def painter():
     return Painter()
 
 
-def learn(painter, concepts, cache=None, checkpoint="painter", side=8, **denoiser):
-    """Probes of ``concepts``, and the U-Net rows that they took."""
+def learn(painter, concepts, cache=None, checkpoint="painter", side=8, encode=None, sees=True, **denoiser):
+    """Probes of ``concepts``, each of which ``sees`` it or is blind, and the U-Net rows that they took."""
     painter.rows.clear()
     make_probes = ProbeMaker(
-        painter, EMPTY, encoder(), painter.denoiser(side, **denoiser), cache=cache, checkpoint=checkpoint
+        painter,
+        EMPTY,
+        encode or encoder(),
+        painter.denoiser(side, **denoiser),
+        cache=cache,
+        checkpoint=checkpoint,
     )
     with torch.no_grad():
         probes = make_probes(concepts)
-    assert all(any(probe.direction) for probe in probes)
+    assert all(any(probe.direction) == sees for probe in probes)
     return probes, sum(painter.rows)
 
 
@@ -130,6 +135,7 @@ def test_what_is_checked_together_shares_u_net_calls(painter, cache):
 def test_where_a_kept_probe_does_not_hold_another_one_is_made_in_no_more_rows(painter, cache):
     (probe,), _ = learn(painter, [STAR], cache)
     other = Painter(1)
+    learn(other, [MOON], cache)  # neutral images of its own
     (another,), rows = learn(other, [STAR], cache)
     assert rows == rows_needed(1, neutral=False) <= 120
     assert abs(cosine(probe, another)) < 0.9
@@ -145,6 +151,82 @@ def test_without_a_checkpoint_only_what_is_exactly_the_same_is_used(painter, cac
         other = with_lora(painter, 0.05)
     assert learn(other, [STAR], cache, checkpoint="")[1] == rows_needed(1)
     assert learn(painter, [STAR], cache, checkpoint="", side=10)[1] == rows_needed(1)
+
+
+def brings_in(concept):
+    """An encoder under a LoRA with which prompts that say nothing in particular show ``concept``."""
+    plain = encoder()
+    shown = {text: f"{concept.name} {text}" for text in NEUTRAL_PROMPTS}
+    return lambda texts: plain([shown.get(text, text) for text in texts])
+
+
+@pytest.mark.parametrize("checkpoint", ["painter", ""])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_rounding_makes_no_other_model(painter, cache, dtype, checkpoint):
+    """Contexts that were encoded in another batch differ by rounding."""
+    learn(painter, [STAR], cache, checkpoint=checkpoint)
+    for seed in range(5):
+        noise = torch.rand(77, 1, generator=torch.Generator().manual_seed(seed)) - 0.5
+        other = replace(STAR, context=STAR.context * (1 + torch.finfo(dtype).eps * noise))
+        assert learn(painter, [other], cache, checkpoint=checkpoint)[1] == 0
+
+
+def test_what_a_concept_is_asked_for_with_makes_no_other_model(painter, cache):
+    painter.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        learn(painter, [STAR], cache)
+        learn(painter, [MOON, BALL], cache)
+        assert learn(painter, [BALL, STAR, MOON], cache)[1] == 0
+
+
+@pytest.mark.parametrize("checkpoint", ["painter", ""])
+def test_a_lora_that_shows_a_concept_in_every_image_does_not_blind_the_model_without_it(
+    painter, cache, checkpoint
+):
+    (expected,), _ = learn(painter, [STAR])
+    known = {"cache": cache, "checkpoint": checkpoint}
+    with torch.no_grad():
+        other = with_lora(painter, 0.05)
+    (blind,), _ = learn(other, [STAR], encode=brings_in(STAR), sees=False, **known)
+    # Neither by that concept's probe nor by its neutral images.
+    (probe,), rows = learn(painter, [STAR], **known)
+    assert cosine(probe, expected) > 0.999
+    assert probe.offset == pytest.approx(expected.offset, abs=0.01)
+    assert rows <= rows_needed(1)
+    assert learn(painter, [STAR], **known) == ([probe], 0)
+    assert learn(other, [STAR], encode=brings_in(STAR), sees=False, **known) == ([blind], 0)
+    # Its own neutral images serve the model from now on.
+    assert learn(painter, [MOON], **known)[1] == rows_needed(1, neutral=False)
+    assert len(list(cache.folder.glob("neutral-*"))) == 2
+
+
+def test_a_concept_that_is_first_learnt_without_the_lora_is_not_blinded_either(painter, cache):
+    (expected,), _ = learn(painter, [MOON])
+    with torch.no_grad():
+        other = with_lora(painter, 0.05)
+    # Only the neutral images are the LoRA's.
+    learn(other, [STAR], cache, encode=brings_in(MOON))
+    (probe,), _ = learn(painter, [MOON], cache)
+    assert cosine(probe, expected) > 0.999
+
+
+def test_a_word_that_the_model_does_not_know_takes_no_neutral_images_of_its_own(painter, cache):
+    unknown = replace(STAR, name="qwxz", context=torch.zeros_like(EMPTY))
+    with torch.no_grad():
+        other = with_lora(painter, 0.05)
+    learn(painter, [unknown], cache, sees=False)
+    assert learn(other, [unknown], cache, sees=False)[1] == rows_needed(1, neutral=False)
+    assert learn(other, [unknown], cache, sees=False)[1] == 0
+
+
+def test_neutral_images_of_another_model_serve_as_long_as_a_concept_is_told_from_them(painter, cache):
+    with torch.no_grad():
+        other = with_lora(painter, 0.05)
+    learn(other, [STAR], cache)
+    (probe,), rows = learn(painter, [MOON], cache)
+    assert rows == rows_needed(1, neutral=False)
+    assert len(list(cache.folder.glob("neutral-*"))) == 1
+    assert cosine(probe, learn(painter, [MOON])[0][0]) > 0.99
 
 
 @pytest.mark.parametrize(
@@ -214,7 +296,7 @@ def test_probes_of_as_many_models_as_are_kept_do_not_grow_a_file_without_bound(p
     (file,) = cache.folder.glob("probe-*.json")
     (kept,) = json.loads(file.read_text())
     for n in range(70):
-        kept["models"].append(str(n))
+        kept["models"].append({**kept["models"][0], "shape": [4, 100 + n, 100 + n]})
     file.write_text(json.dumps([kept] * 9))
     learn(painter, [STAR], cache, side=10)
     after = json.loads(file.read_text())
@@ -378,7 +460,7 @@ def test_overflow_ends_in_an_error_that_says_what_to_do_and_nothing_is_kept(
         painter.forward = _finite(painter.forward)
     else:
         bias[0] = value
-    with pytest.raises(ErasureError, match=rf"half precision.*{what}.*--no-half"):
+    with pytest.raises(ErasureError, match=rf"{what}.*half precision.*--no-half"):
         learn(painter, [STAR], cache)
     if where == "features":
         handle.remove()

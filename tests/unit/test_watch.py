@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eiup.probes import Neutral, Probe, Sight, fit
+from eiup.probes import Neutral, Probe, Sight, fit, seen_in_neutral
 from eiup.watch import BOUND, Watch
 
 WIDTH, POSITIONS = 16, 9
@@ -52,6 +52,14 @@ def test_what_every_image_shows_is_never_seen():
     shown, where = images(12, True, 0)
     probe = fit(shown, where, ~where, images(40, False, 1)[0], Neutral.of(images(40, True, 4)[0]))
     assert (sight_of(probe)(shown) == 0).all()
+
+
+def test_in_how_many_neutral_images_a_concept_is_seen():
+    shown, where = images(12, True, 0)
+    learnt_from = shown, where, ~where, images(40, False, 1)[0]
+    neutral = Neutral.of(torch.cat([images(10, False, 4)[0], images(30, True, 5)[0]]))
+    assert seen_in_neutral(*learnt_from, neutral) == pytest.approx(0.75, abs=0.05)
+    assert seen_in_neutral(shown, where, ~where, shown, neutral) is None
 
 
 def test_what_erasing_does_not_change_is_never_seen():
