@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from modules import devices, errors, paths, sd_models, shared
+from modules import devices, errors, extra_networks, paths, processing, sd_models, shared
 from modules.call_queue import queue_lock
 
 from ..build import calibrate_concepts
@@ -203,6 +203,7 @@ def _calibrate(model: Any, wanted: Wanted, report: Any) -> None:
     unet = erasable_unet(model)
     encode = ConceptEncoder(model, wanted.width, wanted.height)
     with torch.no_grad(), devices.autocast(), stoppable(unet, lambda: wanted.stopped):
+        _deactivate_extra_networks()
         concepts, empty = encode.concepts([Concept(wanted.concept)], strength=1.0)
         calibrate_concepts(
             unet,
@@ -217,6 +218,15 @@ def _calibrate(model: Any, wanted: Wanted, report: Any) -> None:
             gate=wanted.gate,
             probes=wanted.probes,
         )
+
+
+def _deactivate_extra_networks() -> None:
+    """Take the last generation's LoRAs and hypernetworks from the model: the webui leaves them there until
+    the next generation activates its own. Those that the settings add to every prompt are kept."""
+    generation = processing.StableDiffusionProcessingTxt2Img()
+    # To which the settings' are added.
+    generation.all_prompts = [""]
+    extra_networks.activate(generation, {})
 
 
 _started = False

@@ -130,6 +130,19 @@ def test_what_several_want_at_once_is_calibrated_once(host, rows_of_one):
     assert counted(host)["rows"] < 1.5 * rows_of_one
 
 
+def test_what_is_prepared_ahead_is_for_images_without_the_last_ones_lora(host):
+    host.txt2img(**scene(prompt="a wizard in a forest <meter:2>", **erasing("star")))
+    host.post(PATH, {"concepts": "a clay boat", "width": 128, "height": 128})
+    assert "a clay boat" in finished(host)["prepared"]
+    rows = []
+    for _ in range(2):
+        count(host)
+        host.txt2img(**scene(**erasing("a clay boat")))
+        rows.append(counted(host)["rows"])
+    # Nothing is left that the second would be spared.
+    assert rows[0] == rows[1]
+
+
 # ------------------------------------------------------------------------------------------ a policy
 
 

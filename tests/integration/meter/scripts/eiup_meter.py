@@ -3,13 +3,15 @@
 ``POST /eiup-meter/order`` begins to count anew. With ``{"command": "interrupt", "call": 3, "attention": 2}``
 that command is given inside of the third U-Net call from then on, after its second text cross-attention; with
 ``{"unload": true}`` the webui forgets its model, as one does that has not loaded any yet.
+``<meter:2>`` in a prompt is an extra network, which stays active until the next activation, as a LoRA does: it
+doubles the text values.
 ``GET /eiup-meter`` tells what was counted: ``rows``, the text cross-attentions ``after`` the command, and how
 often a model was loaded.
 """
 
 from __future__ import annotations
 
-from modules import script_callbacks, sd_models, shared
+from modules import extra_networks, script_callbacks, sd_models, shared
 
 
 class Meter:
@@ -50,6 +52,24 @@ class Meter:
 meter = Meter()
 
 
+class Network(extra_networks.ExtraNetwork):
+    def __init__(self):
+        super().__init__("meter")
+        self.handles = []
+
+    def activate(self, p, params_list):
+        while self.handles:
+            self.handles.pop().remove()
+        for params in params_list:
+            factor = float(params.positional[0])
+            for name, module in shared.sd_model.model.diffusion_model.named_modules():
+                if name.endswith(".attn2.to_v"):
+                    self.handles.append(module.register_forward_hook(lambda m, args, out, by=factor: out * by))
+
+    def deactivate(self, p):
+        pass
+
+
 def add_routes(demo, app):
     def order(request: dict):
         if request.get("unload"):
@@ -62,6 +82,7 @@ def add_routes(demo, app):
     def tell():
         return {"rows": meter.rows, "after": meter.after, "loads": meter.loads}
 
+    extra_networks.register_extra_network(Network())
     app.add_api_route("/eiup-meter/order", order, methods=["POST"])
     app.add_api_route("/eiup-meter", tell, methods=["GET"])
 
