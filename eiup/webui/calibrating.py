@@ -121,7 +121,8 @@ class _Pace:
         if not (args and isinstance(args[0], Tensor) and args[0].is_cuda):
             return
         event = torch.cuda.Event()
-        event.record()
+        # With --device-id, the model is on another GPU than torch's current one.
+        event.record(torch.cuda.current_stream(args[0].device))
         self._launched.append(event)
         if len(self._launched) > _AHEAD:
             self._launched.popleft().synchronize()
