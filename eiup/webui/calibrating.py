@@ -103,7 +103,9 @@ class _Shown:
             return
         self._set(dict(reversed(self._before.items())))
         # The time that is left is estimated from that since the job began, in which nothing was sampled.
-        shared.state.time_start += time.time() - self._began
+        # None where an extension generates without having begun a job.
+        if shared.state.time_start is not None:
+            shared.state.time_start += time.time() - self._began
         self._before = {}
 
     def _set(self, values: dict[str, Any]) -> None:

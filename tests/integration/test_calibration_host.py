@@ -105,6 +105,15 @@ def test_a_batch_after_the_skipped_one_is_erased(host):
     assert same(answer.images[-1], expected.images[0])
 
 
+def test_a_generation_whose_job_was_never_begun_is_erased(host):
+    """As by an extension that generates by itself."""
+    fields = erasing("a lantern", mode="adaptive")
+    count(host, unbegun=True)
+    answer = host.txt2img(**scene(**fields))
+    assert counted(host)["rows"] > 0
+    assert same(answer.images[0], host.txt2img(**scene(**fields)).images[0])
+
+
 # ------------------------------------------------------------------------------------------ once
 
 

@@ -3,13 +3,16 @@
 ``POST /eiup-meter/order`` begins to count anew. With ``{"command": "interrupt", "call": 3, "attention": 2}``
 that command is given inside of the third U-Net call from then on, after its second text cross-attention; with
 ``{"unload": true}`` the webui forgets its model, as one does that has not loaded any yet.
-``<meter:2>`` in a prompt is an extra network, which stays active until the next activation, as a LoRA does: it
-doubles the text values.
+With ``{"unbegun": true}`` the next generation looks as if its job had never been begun.
+``<meter:2>`` in a prompt is an extra network, which doubles the text values, and stays active until the next
+activation, as a LoRA does.
 ``GET /eiup-meter`` tells what was counted: ``rows``, the text cross-attentions ``after`` the command, and how
 often a model was loaded.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from modules import extra_networks, script_callbacks, sd_models, shared
 
@@ -33,6 +36,8 @@ class Meter:
                 module.register_forward_hook(self.on_attention)
 
     def on_call(self, unet, args):
+        if self.order.pop("unbegun", False):
+            shared.state.time_start = None
         self.calls, self.attentions = self.calls + 1, 0
         self.rows += len(args[0])
 
@@ -61,10 +66,14 @@ class Network(extra_networks.ExtraNetwork):
         while self.handles:
             self.handles.pop().remove()
         for params in params_list:
-            factor = float(params.positional[0])
+            change = partial(self.multiply, float(params.positional[0]))
             for name, module in shared.sd_model.model.diffusion_model.named_modules():
                 if name.endswith(".attn2.to_v"):
-                    self.handles.append(module.register_forward_hook(lambda m, args, out, by=factor: out * by))
+                    self.handles.append(module.register_forward_hook(change))
+
+    @staticmethod
+    def multiply(factor, module, args, output):
+        return output * factor
 
     def deactivate(self, p):
         pass
