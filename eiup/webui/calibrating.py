@@ -75,7 +75,8 @@ def _parts(unet: nn.Module) -> list[nn.Module]:
     """Blocks are in lists, whatever the U-Net calls them."""
     blocks = {block for part in unet.modules() if isinstance(part, nn.ModuleList) for block in part}
     attentions = {module for name, module in unet.named_modules() if name.endswith(".attn2")}
-    return [module for module in unet.modules() if module in blocks | attentions]
+    parts = blocks | attentions
+    return [module for module in unet.modules() if module in parts]
 
 
 class _Shown:
