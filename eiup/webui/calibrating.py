@@ -75,7 +75,8 @@ def _parts(unet: nn.Module) -> list[nn.Module]:
     """Blocks are in lists, whatever the U-Net calls them."""
     blocks = {block for part in unet.modules() if isinstance(part, nn.ModuleList) for block in part}
     attentions = {module for name, module in unet.named_modules() if name.endswith(".attn2")}
-    return [module for module in unet.modules() if module in blocks | attentions]
+    parts = blocks | attentions
+    return [module for module in unet.modules() if module in parts]
 
 
 class _Shown:
@@ -103,7 +104,9 @@ class _Shown:
             return
         self._set(dict(reversed(self._before.items())))
         # The time that is left is estimated from that since the job began, in which nothing was sampled.
-        shared.state.time_start += time.time() - self._began
+        # None where an extension generates without having begun a job.
+        if shared.state.time_start is not None:
+            shared.state.time_start += time.time() - self._began
         self._before = {}
 
     def _set(self, values: dict[str, Any]) -> None:
@@ -121,7 +124,8 @@ class _Pace:
         if not (args and isinstance(args[0], Tensor) and args[0].is_cuda):
             return
         event = torch.cuda.Event()
-        event.record()
+        # With --device-id, the model is on another GPU than torch's current one.
+        event.record(torch.cuda.current_stream(args[0].device))
         self._launched.append(event)
         if len(self._launched) > _AHEAD:
             self._launched.popleft().synchronize()

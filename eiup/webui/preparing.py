@@ -10,13 +10,13 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modules import devices, errors, paths, sd_models, shared
+from modules import devices, errors, extra_networks, paths, processing, sd_models, shared
 from modules.call_queue import queue_lock
 
 from ..build import calibrate_concepts
@@ -34,13 +34,15 @@ SIZES = (64, 8192)
 _DEFAULT_SIZE = 512
 # Seconds between two concepts: who waits for the webui's queue is woken, and takes its turn, in this time.
 _TURN = 0.1
+# How often a concept is begun anew because somebody waits for the webui's queue; then it is finished.
+_GIVES_WAY = 3
 # Seconds between two looks whether a model has been loaded.
 _LOOK = 0.5
 # Seconds; a call of the U-Net on a CPU may have to come to its next block.
 _STOPPED_WITHIN = 30.0
 
 
-@dataclass(eq=False)
+@dataclass
 class Wanted:
     """A concept to be calibrated for images of ``width x height``: its gate, its probe or both.
 
@@ -54,10 +56,11 @@ class Wanted:
     probes: bool = True
     checkpoint: str | None = None
     of_policy: bool = False
-    stopped: bool = False
+    stopped: bool = field(default=False, compare=False)
+    gave_way: int = field(default=0, compare=False)
 
-    def like(self, other: Wanted) -> bool:
-        return vars(self) == vars(other)
+    def is_to_end(self) -> bool:
+        return self.stopped or self.gave_way < _GIVES_WAY and _somebody_waits()
 
 
 class Preparation:
@@ -80,7 +83,7 @@ class Preparation:
         """Put concepts at the end of the queue; with ``loads``, load a model for them where none is yet.
         Raises :class:`RequestError` where too many would be waiting."""
         with self._changed:
-            new = [wanted for wanted in concepts if not any(wanted.like(known) for known in self._waiting)]
+            new = [wanted for wanted in concepts if wanted not in self._waiting]
             asked = sum(not wanted.of_policy for wanted in (*self._waiting, *new))
             if asked > MAX_WAITING and not all(wanted.of_policy for wanted in new):
                 raise RequestError(
@@ -148,11 +151,11 @@ class Preparation:
                 return
             wanted = self._current = self._waiting.pop(0)
             self._share = 0.0
-        problem = None
+        problem, ended = None, False
         try:
             problem = self._prepare(wanted)
         except CalibrationStopped:
-            pass
+            ended = True
         except EiupError as error:
             problem = str(error)
         except Exception as error:
@@ -164,7 +167,11 @@ class Preparation:
         finally:
             with self._changed:
                 self._problem = problem or self._problem
-                self._finished += not wanted.stopped
+                if ended and not wanted.stopped:
+                    wanted.gave_way += 1
+                    self._waiting.insert(0, wanted)
+                else:
+                    self._finished += not wanted.stopped
                 self._current, self._share = None, 0.0
                 self._changed.notify_all()
 
@@ -202,7 +209,8 @@ class Preparation:
 def _calibrate(model: Any, wanted: Wanted, report: Any) -> None:
     unet = erasable_unet(model)
     encode = ConceptEncoder(model, wanted.width, wanted.height)
-    with torch.no_grad(), devices.autocast(), stoppable(unet, lambda: wanted.stopped):
+    with torch.no_grad(), devices.autocast(), stoppable(unet, wanted.is_to_end):
+        _deactivate_extra_networks()
         concepts, empty = encode.concepts([Concept(wanted.concept)], strength=1.0)
         calibrate_concepts(
             unet,
@@ -217,6 +225,21 @@ def _calibrate(model: Any, wanted: Wanted, report: Any) -> None:
             gate=wanted.gate,
             probes=wanted.probes,
         )
+
+
+def _somebody_waits() -> bool:
+    """Whether another thread waits for the webui's queue. The webui has no call that tells it; where its lock
+    is another one, nobody is seen to wait, and they wait until the concept is finished."""
+    return bool(getattr(queue_lock, "_pending_threads", None))
+
+
+def _deactivate_extra_networks() -> None:
+    """Take the last generation's LoRAs and hypernetworks from the model: the webui leaves them there until
+    the next generation activates its own. Those that the settings add to every prompt are kept."""
+    generation = processing.StableDiffusionProcessingTxt2Img()
+    # To which the settings' are added.
+    generation.all_prompts = [""]
+    extra_networks.activate(generation, {})
 
 
 _started = False

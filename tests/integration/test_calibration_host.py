@@ -105,6 +105,15 @@ def test_a_batch_after_the_skipped_one_is_erased(host):
     assert same(answer.images[-1], expected.images[0])
 
 
+def test_a_generation_whose_job_was_never_begun_is_erased(host):
+    """As by an extension that generates by itself."""
+    fields = erasing("a lantern", mode="adaptive")
+    count(host, unbegun=True)
+    answer = host.txt2img(**scene(**fields))
+    assert counted(host)["rows"] > 0
+    assert same(answer.images[0], host.txt2img(**scene(**fields)).images[0])
+
+
 # ------------------------------------------------------------------------------------------ once
 
 
@@ -128,6 +137,70 @@ def test_what_several_want_at_once_is_calibrated_once(host, rows_of_one):
     assert "knight" in finished(host)["prepared"]
     # Checks of what is kept may cost some rows.
     assert counted(host)["rows"] < 1.5 * rows_of_one
+
+
+def test_what_is_prepared_ahead_is_for_images_without_the_last_ones_lora(host):
+    host.txt2img(**scene(prompt="a wizard in a forest <meter:2>", **erasing("star")))
+    host.post(PATH, {"concepts": "a clay boat", "width": 128, "height": 128})
+    assert "a clay boat" in finished(host)["prepared"]
+    rows = []
+    for _ in range(2):
+        count(host)
+        host.txt2img(**scene(**erasing("a clay boat")))
+        rows.append(counted(host)["rows"])
+    # Nothing is left that the second would be spared.
+    assert rows[0] == rows[1]
+
+
+# ------------------------------------------------------------------------------------------ giving way
+
+
+def begun(host: Client, concept: str) -> None:
+    """Have it prepared, for images that take a while, and wait until the U-Net is at it."""
+    count(host)
+    host.post(PATH, {"concepts": concept, "width": 256, "height": 256})
+    deadline = time.monotonic() + 60
+    while not counted(host)["rows"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_generation_does_not_wait_for_a_concept_that_is_being_prepared(host):
+    plain = host.txt2img(**scene()).images[0]
+    begun(host, "a long boat")
+    assert same(host.txt2img(**scene()).images[0], plain)
+    told = host.get(PATH).json()
+    assert told["running"]
+    assert "a long boat" not in told["prepared"]
+    told = finished(host)
+    assert "a long boat" in told["prepared"]
+    assert (told["number"], told["of"], told["problem"]) == (1, 1, None)
+
+
+def test_what_gave_way_can_be_stopped_before_its_next_turn(host):
+    begun(host, "a second long boat")
+    host.txt2img(**scene())
+    host.http.delete(PATH)
+    told = finished(host)
+    assert "a second long boat" not in told["prepared"]
+
+
+def test_a_concept_is_prepared_although_somebody_always_waits(host):
+    begun(host, "a third long boat")
+    over = threading.Event()
+
+    def generate():
+        while not over.is_set():
+            host.txt2img(**scene())
+
+    with ThreadPoolExecutor(3) as pool:
+        generating = [pool.submit(generate) for _ in range(3)]
+        try:
+            assert "a third long boat" in finished(host)["prepared"]
+        finally:
+            over.set()
+        for one in generating:
+            one.result()
 
 
 # ------------------------------------------------------------------------------------------ a policy

@@ -17,7 +17,7 @@ class FIFOLock:
 
     def __init__(self):
         self._guard = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()
+        self._pending_threads: deque[threading.Lock] = deque()
         self._held = False
 
     def acquire(self, blocking: bool = True) -> bool:
@@ -29,14 +29,14 @@ class FIFOLock:
                 return False
             turn = threading.Lock()
             turn.acquire()
-            self._waiting.append(turn)
+            self._pending_threads.append(turn)
         turn.acquire()  # until release() hands the lock over
         return True
 
     def release(self) -> None:
         with self._guard:
-            if self._waiting:
-                self._waiting.popleft().release()
+            if self._pending_threads:
+                self._pending_threads.popleft().release()
             else:
                 self._held = False
 

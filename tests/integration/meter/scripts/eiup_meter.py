@@ -3,13 +3,18 @@
 ``POST /eiup-meter/order`` begins to count anew. With ``{"command": "interrupt", "call": 3, "attention": 2}``
 that command is given inside of the third U-Net call from then on, after its second text cross-attention; with
 ``{"unload": true}`` the webui forgets its model, as one does that has not loaded any yet.
+With ``{"unbegun": true}`` the next generation looks as if its job had never been begun.
+``<meter:2>`` in a prompt is an extra network, which doubles the text values, and stays active until the next
+activation, as a LoRA does.
 ``GET /eiup-meter`` tells what was counted: ``rows``, the text cross-attentions ``after`` the command, and how
 often a model was loaded.
 """
 
 from __future__ import annotations
 
-from modules import script_callbacks, sd_models, shared
+from functools import partial
+
+from modules import extra_networks, script_callbacks, sd_models, shared
 
 
 class Meter:
@@ -31,6 +36,8 @@ class Meter:
                 module.register_forward_hook(self.on_attention)
 
     def on_call(self, unet, args):
+        if self.order.pop("unbegun", False):
+            shared.state.time_start = None
         self.calls, self.attentions = self.calls + 1, 0
         self.rows += len(args[0])
 
@@ -50,6 +57,28 @@ class Meter:
 meter = Meter()
 
 
+class Network(extra_networks.ExtraNetwork):
+    def __init__(self):
+        super().__init__("meter")
+        self.handles = []
+
+    def activate(self, p, params_list):
+        while self.handles:
+            self.handles.pop().remove()
+        for params in params_list:
+            change = partial(self.multiply, float(params.positional[0]))
+            for name, module in shared.sd_model.model.diffusion_model.named_modules():
+                if name.endswith(".attn2.to_v"):
+                    self.handles.append(module.register_forward_hook(change))
+
+    @staticmethod
+    def multiply(factor, module, args, output):
+        return output * factor
+
+    def deactivate(self, p):
+        pass
+
+
 def add_routes(demo, app):
     def order(request: dict):
         if request.get("unload"):
@@ -62,6 +91,7 @@ def add_routes(demo, app):
     def tell():
         return {"rows": meter.rows, "after": meter.after, "loads": meter.loads}
 
+    extra_networks.register_extra_network(Network())
     app.add_api_route("/eiup-meter/order", order, methods=["POST"])
     app.add_api_route("/eiup-meter", tell, methods=["GET"])
 
