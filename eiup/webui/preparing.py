@@ -138,19 +138,28 @@ class Preparation:
                 if not self._waiting:
                     self._working = self._loads = False
                     return
-                may_begin = self._loads or sd_models.model_data.sd_model is not None
+                may_begin = self._next() is not None
             if may_begin:
                 # Generations hold it, too, and changes of the checkpoint.
                 with queue_lock:
                     self._prepare_next()
             time.sleep(_TURN if may_begin else _LOOK)
 
+    def _next(self) -> Wanted | None:
+        """The first that can be prepared with the model that is loaded now. A policy's are for the checkpoint
+        of the settings."""
+        model = sd_models.model_data.sd_model
+        if model is None:
+            return self._waiting[0] if self._loads and self._waiting else None
+        of_settings = _is_of_settings(model)
+        return next((wanted for wanted in self._waiting if of_settings or not wanted.of_policy), None)
+
     def _prepare_next(self) -> None:
         with self._changed:
-            if not self._waiting:
+            if (wanted := self._next()) is None:
                 return
-            wanted = self._current = self._waiting.pop(0)
-            self._share = 0.0
+            self._waiting.remove(wanted)
+            self._current, self._share = wanted, 0.0
         problem, ended = None, False
         try:
             problem = self._prepare(wanted)
@@ -227,6 +236,14 @@ def _calibrate(model: Any, wanted: Wanted, report: Any) -> None:
         )
 
 
+def _is_of_settings(model: Any) -> bool:
+    """Whether the webui would begin a generation with ``model``. It loads a refiner or the checkpoint of the
+    second pass without noting it in the settings (``SkipWritingToConfig``), and leaves it loaded until the
+    next generation begins; so it does with a checkpoint in ``override_settings``, which it takes back."""
+    wanted = sd_models.checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
+    return wanted is None or model.sd_checkpoint_info.filename == wanted.filename
+
+
 def _somebody_waits() -> bool:
     """Whether another thread waits for the webui's queue. The webui has no call that tells it; where its lock
     is another one, nobody is seen to wait, and they wait until the concept is finished."""
@@ -284,8 +301,9 @@ def on_server_started(_demo: Any, _app: Any) -> None:
     prepare_policy()
 
 
-def on_model_loaded(_model: Any) -> None:
+def on_model_loaded(model: Any) -> None:
     """The webui's ``on_model_loaded`` callback. The first one may come before the server has started, and
-    while the webui still does something with the model."""
-    if _started:
+    while the webui still does something with the model; others come in the middle of a generation, for its
+    refiner."""
+    if _started and _is_of_settings(model):
         prepare_policy()

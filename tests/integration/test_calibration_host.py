@@ -243,6 +243,24 @@ def test_a_policy_is_prepared_from_the_start_and_when_it_changes(tmp_path, webui
         assert "moon" in other["prepared"]
 
 
+def test_a_policy_is_not_prepared_for_a_refiner(tmp_path, webui_ckpt):
+    policed = Policed(tmp_path, webui_ckpt, concepts=["star"], modes=["adaptive"])
+    with policed.host as running:
+        client = running.client
+        first = finished(client)
+        client.txt2img(**scene(steps=6, refiner_checkpoint="second", refiner_switch_at=0.5))
+        assert finished(client) == first
+        # The refiner stays loaded until the next generation begins.
+        policed.write(concepts=["moon"], modes=["adaptive"])
+        client.get(PATH)
+        time.sleep(2)
+        told = client.get(PATH).json()
+        assert (told["running"], told["concept"], told["waiting"]) == (True, None, ["moon"])
+        client.txt2img(**scene())
+        told = finished(client)
+        assert (told["checkpoint"], told["prepared"]) == (first["checkpoint"], ["star", "moon"])
+
+
 @pytest.mark.parametrize("command", ["interrupt", "skip"])
 def test_calibrating_is_stopped_under_a_policy_too(tmp_path, webui_ckpt, command):
     policed = Policed(
