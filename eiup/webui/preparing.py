@@ -133,17 +133,39 @@ class Preparation:
             }
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                if not self._waiting:
-                    self._working = self._loads = False
-                    return
-                may_begin = self._next() is not None
-            if may_begin:
-                # Generations hold it, too, and changes of the checkpoint.
-                with queue_lock:
-                    self._prepare_next()
-            time.sleep(_TURN if may_begin else _LOOK)
+        ended = False
+        try:
+            while not (ended := self._has_ended()):
+                self._take_turn()
+        finally:
+            # By what is not an Exception, such as a SystemExit out of another extension's hook.
+            if not ended:
+                self._give_up()
+
+    def _has_ended(self) -> bool:
+        """Whether nothing is waiting; from then on, what is added needs another thread."""
+        with self._changed:
+            if not self._waiting:
+                self._working = self._loads = False
+            return not self._working
+
+    def _give_up(self) -> None:
+        with self._changed:
+            self._waiting.clear()
+            self._working = self._loads = False
+            self._problem = (
+                "EIUP: preparing was ended by something else in the webui; its console may say why. Ask for "
+                "the concepts again."
+            )
+
+    def _take_turn(self) -> None:
+        with self._changed:
+            may_begin = self._next() is not None
+        if may_begin:
+            # Generations hold it, too, and changes of the checkpoint.
+            with queue_lock:
+                self._prepare_next()
+        time.sleep(_TURN if may_begin else _LOOK)
 
     def _next(self) -> Wanted | None:
         """The first that can be prepared with the model that is loaded now. A policy's are for the checkpoint

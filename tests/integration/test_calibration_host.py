@@ -203,6 +203,19 @@ def test_a_concept_is_prepared_although_somebody_always_waits(host):
             one.result()
 
 
+def test_concepts_are_prepared_after_the_thread_was_ended(host):
+    count(host, exit=True)
+    host.post(PATH, {"concepts": ["an ended boat", "a waiting boat"], "width": 128, "height": 128})
+    told = finished(host)
+    assert (told["concept"], told["waiting"]) == (None, [])
+    assert "ask for the concepts again" in told["problem"].lower()
+    assert not {"an ended boat", "a waiting boat"} & set(told["prepared"])
+    host.post(PATH, {"concepts": ["an ended boat", "a waiting boat"], "width": 128, "height": 128})
+    told = finished(host)
+    assert {"an ended boat", "a waiting boat"} <= set(told["prepared"])
+    assert told["problem"] is None
+
+
 # ------------------------------------------------------------------------------------------ a policy
 
 

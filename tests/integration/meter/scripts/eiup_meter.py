@@ -3,6 +3,7 @@
 ``POST /eiup-meter/order`` begins to count anew. With ``{"command": "interrupt", "call": 3, "attention": 2}``
 that command is given inside of the third U-Net call from then on, after its second text cross-attention; with
 ``{"unload": true}`` the webui forgets its model, as one does that has not loaded any yet.
+With ``{"exit": true}`` the next U-Net call ends the thread that it is made in.
 With ``{"unbegun": true}`` the next generation looks as if its job had never been begun.
 ``<meter:2>`` in a prompt is an extra network, which doubles the text values, and stays active until the next
 activation, as a LoRA does.
@@ -36,6 +37,8 @@ class Meter:
                 module.register_forward_hook(self.on_attention)
 
     def on_call(self, unet, args):
+        if self.order.pop("exit", False):
+            raise SystemExit
         if self.order.pop("unbegun", False):
             shared.state.time_start = None
         self.calls, self.attentions = self.calls + 1, 0
