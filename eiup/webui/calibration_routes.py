@@ -67,7 +67,8 @@ def post_calibrations(body: CalibrationsBody) -> dict[str, Any]:
 
 
 def delete_calibrations() -> dict[str, Any]:
-    """Stop what is being calibrated, and forget what is waiting; what was finished is kept."""
+    """Stop what is being calibrated, and forget what is waiting; what was finished is kept. Where it takes
+    longer than 30 seconds to end, the answer says that it is still ``running``."""
     preparation.stop()
     return preparation.told()
 

@@ -38,7 +38,7 @@ _TURN = 0.1
 _GIVES_WAY = 3
 # Seconds between two looks whether a model has been loaded.
 _LOOK = 0.5
-# Seconds; a call of the U-Net on a CPU may have to come to its next block.
+# Seconds.
 _STOPPED_WITHIN = 30.0
 
 
@@ -106,7 +106,9 @@ class Preparation:
             self._waiting = [wanted for wanted in self._waiting if not wanted.of_policy]
 
     def stop(self) -> None:
-        """Empty the queue and end what is being calibrated; returns once it has ended."""
+        """Empty the queue and end what is being calibrated. Returns once it has ended, or after 30 seconds: a
+        call of the U-Net may take longer to come to its next block, and a model longer to load. Then it is
+        still told as running, and ends as soon as it can."""
         with self._changed:
             self._waiting.clear()
             self._loads = False
