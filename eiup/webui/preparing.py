@@ -123,7 +123,7 @@ class Preparation:
             at = self._current
             of = self._finished + (at is not None) + len(self._waiting)
             return {
-                "running": bool(at or self._waiting),
+                "running": at is not None or self._goes_on(),
                 "concept": at.concept if at else None,
                 "number": self._finished + (at is not None),
                 "of": of,
@@ -133,6 +133,12 @@ class Preparation:
                 "prepared": list(self._prepared),
                 "waiting": [wanted.concept for wanted in self._waiting],
             }
+
+    def _goes_on(self) -> bool:
+        """Whether what is waiting will be prepared without anybody's doing: not where it waits for a
+        generation to load the checkpoint of the settings again."""
+        waits_for_model = bool(self._waiting) and sd_models.model_data.sd_model is None
+        return waits_for_model or self._next() is not None
 
     def _work(self) -> None:
         ended = False

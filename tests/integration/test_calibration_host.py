@@ -268,7 +268,7 @@ def test_a_policy_is_not_prepared_for_a_refiner(tmp_path, webui_ckpt):
         client.get(PATH)
         time.sleep(2)
         told = client.get(PATH).json()
-        assert (told["running"], told["concept"], told["waiting"]) == (True, None, ["moon"])
+        assert (told["running"], told["concept"], told["waiting"]) == (False, None, ["moon"])
         client.txt2img(**scene())
         told = finished(client)
         assert (told["checkpoint"], told["prepared"]) == (first["checkpoint"], ["star", "moon"])
