@@ -91,15 +91,7 @@ def presence(prompt: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> T
     under the same ``queries [R, N, C]``. ``keys, values [K + 1, H, T, d]`` are those of the concepts and,
     last, of the empty prompt. About 0 where the prompt has nothing of the concept, 1 where it is the concept.
     """
-    empty = outputs(queries, keys[-1:], values[-1:])[0]
-    parts = []
-    for part in _slices(len(keys) - 1, queries):
-        of_concepts = outputs(queries, keys[:-1][part], values[:-1][part])
-        with full_precision(prompt.device):
-            directions = _directions(of_concepts, empty)
-            lengths = torch.linalg.vector_norm(directions, dim=-1)
-            parts.append(_presence(prompt, directions, empty, lengths))
-    return torch.cat(parts, dim=1)
+    return torch.cat([a for _, _, _, a in _alignments(prompt, queries, keys, values)], dim=1)
 
 
 def projection(
@@ -118,29 +110,30 @@ def projection(
     ``weights [R, K]``; other arguments as in :func:`presence`. With ``w = 1`` and ``a`` in the bounds nothing
     of the direction is left; ``w = 2`` mirrors it. Puts each concept's part's norm into ``norms [K, R]``.
     """
-    empty = outputs(queries, keys[-1:], values[-1:])[0]
     total: Tensor | None = None
-    for part in _slices(len(keys) - 1, queries):
-        of_concepts = outputs(queries, keys[:-1][part], values[:-1][part])
+    for part, directions, lengths, a in _alignments(prompt, queries, keys, values):
         with full_precision(prompt.device):
-            directions = _directions(of_concepts, empty)
-            lengths = torch.linalg.vector_norm(directions, dim=-1)
-            amount = weights[:, part] * _presence(prompt, directions, empty, lengths).clamp(0, maximum)
+            amount = weights[:, part] * a.clamp(0, maximum)
             torch.mul(amount.detach().T, lengths.detach().T, out=norms[part])
             change = torch.bmm(amount[:, None], directions).view_as(prompt)
         total = change if total is None else total + change
     return total
 
 
-def _directions(concepts: Tensor, empty: Tensor) -> Tensor:
-    """``O_k - O_0``, ``[R, K, N*C]`` in float32."""
-    return (concepts.float() - empty).flatten(2).transpose(0, 1)
-
-
-def _presence(prompt: Tensor, directions: Tensor, empty: Tensor, lengths: Tensor) -> Tensor:
-    """``[R, K]`` of ``directions [R, K, N*C]``, which have these ``lengths [R, K]``."""
-    moved = (prompt.float() - empty).flatten(1)[:, :, None]
-    return torch.bmm(directions, moved)[..., 0] / lengths.square().clamp_min(1e-12)
+def _alignments(
+    prompt: Tensor, queries: Tensor, keys: Tensor, values: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Parts of the concepts, with ``O_k - O_0`` ``[R, k, N*C]``, its length and ``a_k``, ``[R, k]`` each, in
+    float32. Arguments as in :func:`presence`."""
+    empty = outputs(queries, keys[-1:], values[-1:])[0]
+    for part in _slices(len(keys) - 1, queries):
+        of_concepts = outputs(queries, keys[:-1][part], values[:-1][part])
+        with full_precision(prompt.device):
+            directions = (of_concepts.float() - empty).flatten(2).transpose(0, 1)
+            moved = (prompt.float() - empty).flatten(1)[:, :, None]
+            lengths = torch.linalg.vector_norm(directions, dim=-1)
+            a = torch.bmm(directions, moved)[..., 0] / lengths.square().clamp_min(1e-12)
+        yield part, directions, lengths, a
 
 
 def _slices(concepts: int, queries: Tensor) -> Iterator[slice]:

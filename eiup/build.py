@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from .eraser import (
 from .gate import Calibration, PromptGate, calibrate
 from .maps import FormingMaps, mapped_layer
 from .probe_maker import ProbeMaker
-from .probes import WATCHED_AT, Denoiser, Sight, probed_layers
+from .probes import WATCHED_AT, Denoiser, Probe, Sight, probed_layers
 from .schedule import Window
 from .watch import LATE, Watch
 
@@ -58,8 +58,20 @@ def build_eraser(
     layers = text_cross_attention(unet)
     values = layer_values(context_transform)
     gate = sight = None
-    if mode in ("adaptive", "strict"):
-        calibrations = _gate_calibrations(concepts, empty, layers, context_transform, encode, cache)
+    calibrations, probes = calibrate_concepts(
+        unet,
+        concepts,
+        empty,
+        encode,
+        denoiser,
+        context_transform=context_transform,
+        cache=cache,
+        report=report,
+        checkpoint=checkpoint,
+        gate=mode in ("adaptive", "strict"),
+        probes=mode == "adaptive" and watches or maps,
+    )
+    if calibrations:
         contexts = torch.stack([c.context for c in concepts])
         gate = PromptGate(layers, values, contexts, [c.tokens for c in concepts], empty, calibrations)
         for k in gate.untold:
@@ -68,18 +80,8 @@ def build_eraser(
                 "It is erased in every image, and may change each of them a little",
                 concepts[k].name,
             )
-    if mode == "adaptive" and watches or maps:
-        make_probes = ProbeMaker(
-            unet,
-            empty,
-            encode,
-            denoiser,
-            context_transform=context_transform,
-            cache=cache,
-            report=report,
-            checkpoint=checkpoint,
-        )
-        sight = Sight(probed_layers(layers), make_probes(concepts), empty.device)
+    if probes:
+        sight = Sight(probed_layers(layers), probes, empty.device)
     again_from = WATCHED_AT if goes_on else LATE
     return ConceptEraser(
         unet,
@@ -103,41 +105,34 @@ def calibrate_concepts(
     denoiser: Denoiser,
     *,
     context_transform: ContextTransform | None = None,
-    cache: CalibrationCache,
+    cache: CalibrationCache | None,
     report: Report | None = None,
     checkpoint: str = "",
     gate: bool = True,
     probes: bool = True,
-) -> None:
-    """Prepare what the modes adaptive and strict and maps need for these concepts, so that
-    :func:`build_eraser` finds it in ``cache``: the ``gate``'s calibrations and the watch's ``probes``.
+) -> tuple[list[Calibration], list[Probe]]:
+    """What the modes adaptive and strict and maps need for these concepts, read from ``cache`` or made and
+    kept there, where :func:`build_eraser` finds it: the ``gate``'s calibrations and the watch's ``probes``;
+    empty lists where these are not wanted.
 
     The arguments are those of :func:`build_eraser`.
     """
+    calibrations: list[Calibration] = []
     if gate:
-        layers = text_cross_attention(unet)
-        _gate_calibrations(concepts, empty, layers, context_transform, encode, cache)
-    if probes:
-        make_probes = ProbeMaker(
-            unet,
-            empty,
-            encode,
-            denoiser,
-            context_transform=context_transform,
-            cache=cache,
-            report=report,
-            checkpoint=checkpoint,
-        )
-        make_probes(concepts)
-
-
-def _gate_calibrations(
-    concepts: Sequence[EncodedConcept],
-    empty: Tensor,
-    layers: Mapping[str, nn.Module],
-    context_transform: ContextTransform | None,
-    encode: Encode,
-    cache: CalibrationCache | None,
-) -> list[Calibration]:
-    values = layer_values(context_transform)
-    return [calibrate(c.name, c.context, c.tokens, empty, layers, values, encode, cache) for c in concepts]
+        layers, values = text_cross_attention(unet), layer_values(context_transform)
+        calibrations = [
+            calibrate(c.name, c.context, c.tokens, empty, layers, values, encode, cache) for c in concepts
+        ]
+    if not probes:
+        return calibrations, []
+    make_probes = ProbeMaker(
+        unet,
+        empty,
+        encode,
+        denoiser,
+        context_transform=context_transform,
+        cache=cache,
+        report=report,
+        checkpoint=checkpoint,
+    )
+    return calibrations, make_probes(concepts)

@@ -37,6 +37,7 @@ class Correction:
         self._weights: dict[tuple[int, torch.dtype], Tensor] = {}
         self._of_layer: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._on_device: Tensor | None = None
+        self._with_empty: slice | Tensor | None = None
 
     @property
     def on_device(self) -> Tensor:
@@ -73,7 +74,9 @@ class Correction:
     def with_empty(self, concepts: int) -> slice | Tensor:
         """Where this correction's concepts are among all, which are so many, and, behind them, the empty
         prompt."""
-        return as_index([*self.concepts, concepts], self._device)
+        if self._with_empty is None:
+            self._with_empty = as_index([*self.concepts, concepts], self._device)
+        return self._with_empty
 
     def weights(self, positions: int, dtype: torch.dtype) -> Tensor | None:
         """What the features of a layer with so many positions are still to be multiplied by; it broadcasts to
